@@ -1,0 +1,40 @@
+/* base/loop_uv.h - the real loop: libuv for descriptors, signals and DNS, one timerfd under the shared timer heap. */
+#ifndef HM_BASE_LOOP_UV_H
+#define HM_BASE_LOOP_UV_H
+
+#include "base/loop.h"
+
+#include <netinet/in.h>
+
+/* `seed` starts the random streams; pass hm_rng_os_seed() outside of tests. */
+HM_MUST_CHECK enum hm_status hm_loop_uv_create(uint64_t seed, struct hm_loop **loop);
+/* Asserts that no timer runs and no descriptor is watched any more. */
+void hm_loop_uv_destroy(struct hm_loop *loop);
+/* Runs until hm_loop_uv_stop; the calling thread becomes the loop's thread. */
+void hm_loop_uv_run(struct hm_loop *loop);
+void hm_loop_uv_stop(struct hm_loop *loop); /* loop thread; from elsewhere, post */
+
+/* Signals arrive as ordinary callbacks on the loop thread. */
+struct hm_signal {
+    void (*cb)(struct hm_signal *signal, int number);
+    void *arg;
+    void *impl;
+};
+HM_MUST_CHECK enum hm_status hm_loop_uv_signal_start(struct hm_loop *loop, struct hm_signal *signal, int number);
+void hm_loop_uv_signal_stop(struct hm_loop *loop, struct hm_signal *signal);
+
+/* Name resolution off the loop thread.  `cb` runs exactly once, also after a cancel (HM_ERR_CANCELED).
+ * Answers: up to 8 socket addresses, IPv6 and IPv4 as the resolver orders them, with `port` filled in. */
+enum { HM_RESOLVED_MAX = 8 };
+struct hm_resolve {
+    void (*cb)(struct hm_resolve *resolve, enum hm_status status);
+    void *arg;
+    struct sockaddr_storage address[HM_RESOLVED_MAX];
+    unsigned address_count;
+    void *impl;
+};
+HM_MUST_CHECK enum hm_status hm_loop_uv_resolve(struct hm_loop *loop, struct hm_resolve *resolve, const char *host,
+                                                uint16_t port);
+void hm_loop_uv_resolve_cancel(struct hm_loop *loop, struct hm_resolve *resolve);
+
+#endif
