@@ -112,15 +112,11 @@ HM_MUST_CHECK enum hm_status hm_rpc_dial(struct hm_rpc *rpc, const struct hm_add
 
 /* The table must outlive rpc.  HM_ERR_INVALID: an id is taken. */
 HM_MUST_CHECK enum hm_status hm_rpc_serve(struct hm_rpc *rpc, const struct hm_method *methods, unsigned count);
-/* Sends one answer.  HM_ERR_BUSY: the wire is full, answer again later.  With last = true the
- * request is gone afterwards, unless BUSY.  Payload spans are referenced through their owners. */
-HM_MUST_CHECK enum hm_status hm_request_reply(struct hm_request *request, bool last, enum hm_status status,
-                                              const void *header, size_t header_bytes, const struct hm_span *payload,
-                                              unsigned span_count);
-/* As hm_request_reply, but a reply that meets a full wire is queued (bounded by requests_max; its buffers referenced)
- * and sent when the wire is writable, so that handlers need no retry of their own.  Never fails. */
-void hm_request_answer(struct hm_request *request, bool last, enum hm_status status, const void *header,
-                       size_t header_bytes, const struct hm_span *payload, unsigned span_count);
+/* Sends one answer; with last = true the request is gone afterwards.  Never fails: what meets a full wire is queued (its
+ * buffers referenced, its header copied) until the wire is writable, and lost with the peer.  Payload spans are
+ * referenced through their owners.  header_bytes <= HM_CALL_HEADER_BYTES_MAX. */
+void hm_request_reply(struct hm_request *request, bool last, enum hm_status status, const void *header,
+                      size_t header_bytes, const struct hm_span *payload, unsigned span_count);
 const struct hm_node_id *hm_request_from(const struct hm_request *request);
 struct hm_peer *hm_request_peer(const struct hm_request *request); /* not referenced */
 hm_ns hm_request_deadline(const struct hm_request *request);       /* on this loop's clock */
