@@ -39,7 +39,9 @@ struct hm_span {
 HM_MUST_CHECK enum hm_status hm_buf_pool_create(size_t bytes_max, struct hm_buf_pool **pool);
 /* Every buffer must have come back: a leak is our bug, and asserted. */
 void hm_buf_pool_destroy(struct hm_buf_pool *pool);
-/* One reference to a buffer of at least `bytes` bytes (0 is allowed).  HM_ERR_BUSY: over the pool's bound. */
+/* One reference to a buffer of at least `bytes` bytes (0 is allowed).
+ * Errors:  HM_ERR_BUSY when what is in use leaves no room now, HM_ERR_TOO_BIG when even an empty pool would not do,
+ *          HM_ERR_NO_MEMORY.  Without a kept line: this is a hot path. */
 HM_MUST_CHECK enum hm_status hm_buf_pool_get(struct hm_buf_pool *pool, size_t bytes, struct hm_buf **buf);
 size_t hm_buf_pool_bytes_used(const struct hm_buf_pool *pool);
 size_t hm_buf_pool_bytes_max(const struct hm_buf_pool *pool);
