@@ -29,6 +29,10 @@ HM_MUST_CHECK enum hm_status hm_join_format(const struct hm_join *join, char *li
 /* "host:port", "[v6]:port", ":port" or "host" (port_default then; < 0: a port is demanded) -> its two parts. */
 HM_MUST_CHECK enum hm_status hm_host_port_parse(const char *text, int port_default, char *host, size_t host_bytes,
                                                 uint16_t *port);
+/* "tcp:host:port", an IPv6 host in brackets.  False (and nothing written) if it does not fit. */
+HM_MUST_CHECK bool hm_addr_tcp(const char *host, uint16_t port, struct hm_addr *addr);
+/* 1 to 63 letters, digits, '.', '-' and '_'. */
+bool hm_swarm_name_valid(const char *name);
 void hm_addrs_encode(const struct hm_addrs *addrs, struct hm_writer *writer);
 /* Fails the reader on more than HM_ADDRS_MAX, on empty ones and on bytes outside printable ASCII. */
 void hm_addrs_decode(struct hm_reader *reader, struct hm_addrs *addrs);
