@@ -1,0 +1,50 @@
+# The front door.  `make help` says what there is.
+.DEFAULT_GOAL := build
+JOBS ?= $(shell nproc)
+CTEST = ctest --output-on-failure --no-tests=error -j $(JOBS)
+
+.PHONY: help build packages demo test bench check layers clean format
+
+help:
+	@echo 'make            build build/bin/hivemind (installs what is missing first, on Debian)'
+	@echo 'make demo       the main job on this machine: a swarm of three servers trains on real data, one is killed and comes back'
+	@echo 'make test       build and run every test; make test SUITE=unit|conformance|parity|sim|integration|fuzz runs one suite'
+	@echo 'make check      the tests again under sanitizers: address + undefined behaviour, then threads; and the layer check'
+	@echo 'make bench      throughput with the presets of the Python hivemind, next to raw OpenSSL in the same run'
+	@echo 'make layers     which folder may include which (tools/layers.py)'
+	@echo 'make format     clang-format over src, tests, perf and examples'
+	@echo 'make clean      remove build/'
+	@echo
+	@echo 'By hand: build/bin/hivemind --help, and the tutorial in README.md'
+
+packages:
+	@tools/packages.sh build
+
+build: packages
+	@cmake --preset release >build.log 2>&1 || { cat build.log; rm -f build.log; exit 1; }; rm -f build.log
+	@cmake --build build -j $(JOBS)
+
+demo: build
+	@tools/demo.sh
+
+test:
+	@tools/packages.sh test
+	@$(MAKE) --no-print-directory build
+	@$(CTEST) --test-dir build $(if $(SUITE),-L $(SUITE))
+
+bench: build
+	@tools/bench.sh
+
+check: layers
+	@tools/packages.sh check
+	@tools/sanitize.sh address
+	@tools/sanitize.sh thread
+
+layers:
+	@python3 tools/layers.py
+
+format:
+	@git ls-files '*.c' '*.h' '*.cu' | xargs clang-format -i
+
+clean:
+	rm -rf build
