@@ -6,9 +6,11 @@
 
 #include <netinet/in.h>
 
-/* `seed` starts the random streams; pass hm_rng_os_seed() outside of tests. */
+/* `seed` starts the random streams; pass hm_rng_os_seed() outside of tests.  SIGPIPE is ignored from here on, unless
+ * the program has chosen otherwise: a peer that closes is a status of write. */
 HM_MUST_CHECK enum hm_status hm_loop_uv_create(uint64_t seed, struct hm_loop **loop);
-/* Asserts that no timer runs and no descriptor is watched any more. */
+/* Asserts that no timer runs, no descriptor is watched, no signal caught and no resolution open any more.  Posts that
+ * have not run are dropped.  Waits for names that were canceled while the system looked them up. */
 void hm_loop_uv_destroy(struct hm_loop *loop);
 /* Runs until hm_loop_uv_stop; the calling thread becomes the loop's thread. */
 void hm_loop_uv_run(struct hm_loop *loop);
@@ -24,7 +26,8 @@ HM_MUST_CHECK enum hm_status hm_loop_uv_signal_start(struct hm_loop *loop, struc
 void hm_loop_uv_signal_stop(struct hm_loop *loop, struct hm_signal *signal);
 
 /* Name resolution off the loop thread.  `cb` runs exactly once, also after a cancel (HM_ERR_CANCELED).
- * Answers: up to 8 socket addresses, IPv6 and IPv4 as the resolver orders them, with `port` filled in. */
+ * Answers: up to 8 socket addresses, IPv6 and IPv4 as the resolver orders them, with `port` filled in.
+ * Errors:  HM_ERR_NOT_FOUND (no such name), HM_ERR_TIMED_OUT (no resolver answers), with a kept line. */
 enum { HM_RESOLVED_MAX = 8 };
 struct hm_resolve {
     void (*cb)(struct hm_resolve *resolve, enum hm_status status);
