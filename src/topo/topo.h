@@ -8,22 +8,28 @@
 #include "base/json.h"
 #include "base/thread.h"
 
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
 enum { HM_LANES_MAX = 16, HM_NUMA_MAX = 64, HM_GPUS_MAX = 16 };
-struct hm_topo_numa {
-    unsigned index;
+struct hm_topo_numa { /* a NUMA node with at least one processor that we may use */
+    unsigned index;   /* the operating system's */
     uint64_t memory_bytes;
-    uint64_t cpuset[HM_CPUS_MAX / 64]; /* allowed logical processors */
+    uint64_t cpuset[HM_CPUS_MAX / 64]; /* allowed logical processors; each lies in one node only */
     unsigned cpu_count, core_count;
 };
 struct hm_topo_gpu {
     char name[32]; /* "cuda0" */
-    unsigned numa; /* index into hm_topo.numa */
+    char pci[32];  /* "0000:12:00.0"; "" if unknown */
+    unsigned numa; /* index into hm_topo.numa: the nearest one */
 };
 struct hm_topo { /* facts */
     unsigned numa_count, gpu_count;
     struct hm_topo_numa numa[HM_NUMA_MAX];
     struct hm_topo_gpu gpu[HM_GPUS_MAX];
     unsigned cpu_count, core_count; /* allowed to this process */
+    uint16_t core_of[HM_CPUS_MAX];  /* a processor's core, so that a team is not cut through one */
 };
 struct hm_topo_lane {
     char device[32]; /* "cpu", "cuda0" */
@@ -33,20 +39,31 @@ struct hm_topo_lane {
 };
 struct hm_topo_wish {
     const char *device;    /* "auto", "cpu" or one GPU's name */
+    bool gpus;             /* a module that can use GPUs is loaded; without it "auto" means the CPU */
     unsigned cpu_lanes;    /* 0: one a NUMA node */
-    unsigned lane_threads; /* 0: all its processors */
+    unsigned lane_threads; /* limits the math team; 0: all the lane's processors */
     int lane_nice;         /* so that the loop answers while lanes compute */
 };
+/* Rules.  A CPU lane gets all allowed processors of its NUMA node (not one core): the math library's team spreads inside
+ * it and the kernel may move it.  More lanes than nodes cut a node between cores; fewer lanes than nodes join neighbours.
+ * A GPU's lane floats over the processors of the GPU's node, with a team of one: its thread only feeds the device.
+ * Loop and I/O float over all processors that lanes have: they are short of work next to them and must not be locked
+ * onto a core that a lane's team keeps busy. */
 struct hm_topo_plan {
     unsigned lane_count;
     struct hm_topo_lane lane[HM_LANES_MAX];
-    struct hm_place loop, io; /* of the node's other threads */
+    struct hm_place loop, io;
 };
 
-/* xml NULL: this machine, as this process is allowed to use it.  HM_ERR_INVALID with a line for an unreadable XML. */
+/* xml NULL: this machine, as the calling thread is allowed to use it (cgroup and affinity).  HM_ERR_INVALID with a line for
+ * an unreadable XML.  Takes milliseconds and reads files: once, at start.  Thread: any. */
 HM_MUST_CHECK enum hm_status hm_topo_discover(const char *xml, struct hm_topo *topo);
 /* HM_ERR_INVALID with a line for a wish that the machine cannot fulfil. */
 HM_MUST_CHECK enum hm_status hm_topo_plan(const struct hm_topo *topo, const struct hm_topo_wish *wish,
                                           struct hm_topo_plan *plan);
+/* An object `key` with the machine's facts and the plan (NULL: facts alone), for `doctor` and `status --json`. */
+void hm_topo_json(const struct hm_topo *topo, const struct hm_topo_plan *plan, struct hm_json *json, const char *key);
+/* "0-3,8" of a cpuset into text, as taskset and lstopo write it; returns text. */
+const char *hm_topo_cpuset_text(const uint64_t *cpuset, char *text, size_t text_bytes);
 
 #endif

@@ -1,0 +1,189 @@
+/* topo/discover.c - reads the machine, or a stored XML of one, into facts.
+ *
+ * Owns:    one hwloc topology, for the length of the call.
+ * Happy:   set source -> load (I/O objects kept) -> NUMA nodes with their allowed processors ->
+ * cores -> GPUs. Fails:   an XML that hwloc cannot read, or a machine none of whose processors we
+ * may use. Keeps:   every allowed processor lies in exactly one node; a node without allowed
+ * processors is not a fact at all (memory of GPUs and of CXL cards has no processors;
+ * high-bandwidth memory shares those of the DRAM beside it, and would be a second lane on the same
+ * cores). */
+#include "base/assert.h"
+#include "topo/cpuset.h"
+#include "topo/topo.h"
+
+#include <hwloc.h>
+#include <stdio.h>
+#include <string.h>
+
+enum { PCI_CLASS_DISPLAY = 0x03, PCI_VENDOR_NVIDIA = 0x10de };
+
+/* Components that start an X connection, an OpenCL driver or another vendor's runtime only to find
+ * names that we do not use.  hwloc ignores a name that is not built in. */
+static void blacklist(hwloc_topology_t topology)
+{
+    static const char *const unused[] = {"gl", "opencl", "levelzero", "rsmi"};
+    for (unsigned i = 0; i < HM_COUNT_OF(unused); i++)
+        (void)hwloc_topology_set_components(topology, HWLOC_TOPOLOGY_COMPONENTS_FLAG_BLACKLIST,
+                                            unused[i]);
+}
+
+static enum hm_status load(const char *xml, hwloc_topology_t *loaded)
+{
+    hwloc_topology_t topology;
+    if (hwloc_topology_init(&topology) != 0)
+        return hm_fail(HM_ERR_NO_MEMORY, "hwloc could not start: out of memory");
+    blacklist(topology);
+    (void)hwloc_topology_set_io_types_filter(topology, HWLOC_TYPE_FILTER_KEEP_IMPORTANT);
+    if ((xml && hwloc_topology_set_xml(topology, xml) != 0) || hwloc_topology_load(topology) != 0) {
+        hwloc_topology_destroy(topology);
+        if (!xml)
+            return hm_fail(HM_ERR_INVALID,
+                           "hwloc cannot read this machine's topology (is /sys mounted? is "
+                           "HWLOC_XMLFILE set to an unreadable file?)");
+        return hm_fail(
+            HM_ERR_INVALID,
+            "%s is no topology that hwloc %x can read; make it with `lstopo --of xml` of "
+            "the same major version",
+            xml, hwloc_get_api_version());
+    }
+    *loaded = topology;
+    return HM_OK;
+}
+
+/* Processors that may be used: hwloc knows the cgroup's, the affinity mask is asked for here
+ * (Slurm, mpirun and taskset set it), and only where the topology is that of the machine we run on.
+ * Caller frees; NULL without memory. */
+static hwloc_bitmap_t allowed_get(hwloc_topology_t topology)
+{
+    hwloc_bitmap_t allowed = hwloc_bitmap_dup(hwloc_topology_get_allowed_cpuset(topology));
+    hwloc_bitmap_t bound = hwloc_bitmap_alloc();
+    if (allowed && bound && hwloc_topology_is_thissystem(topology) &&
+        hwloc_get_cpubind(topology, bound, HWLOC_CPUBIND_THREAD) == 0 &&
+        hwloc_bitmap_intersects(allowed, bound))
+        hwloc_bitmap_and(allowed, allowed, bound);
+    hwloc_bitmap_free(bound);
+    return allowed;
+}
+
+/* Moves the node's processors out of `left`, so that none is claimed twice. */
+static void numa_add(struct hm_topo *topo, hwloc_obj_t object, hwloc_bitmap_t left)
+{
+    struct hm_topo_numa node = {.index = object->os_index};
+    if (topo->numa_count == HM_NUMA_MAX) return;
+    for (int cpu = hwloc_bitmap_first(object->cpuset); cpu >= 0 && cpu < HM_CPUS_MAX;
+         cpu = hwloc_bitmap_next(object->cpuset, cpu)) {
+        if (!hwloc_bitmap_isset(left, (unsigned)cpu)) continue;
+        hwloc_bitmap_clr(left, (unsigned)cpu);
+        cpuset_add(node.cpuset, (unsigned)cpu);
+        node.cpu_count++;
+    }
+    if (node.cpu_count == 0) return;
+    node.memory_bytes = object->attr->numanode.local_memory;
+    topo->cpu_count += node.cpu_count;
+    topo->numa[topo->numa_count++] = node;
+}
+
+/* A machine whose hwloc shows no cores (old XML, some virtual machines): each processor is its own.
+ */
+static void cores_read(struct hm_topo *topo, hwloc_topology_t topology)
+{
+    uint64_t seen[HM_CPUS_MAX / 64] = {0};
+    for (unsigned cpu = 0; cpu < HM_CPUS_MAX; cpu++) topo->core_of[cpu] = (uint16_t)cpu;
+    for (hwloc_obj_t core = hwloc_get_next_obj_by_type(topology, HWLOC_OBJ_CORE, NULL); core;
+         core = hwloc_get_next_obj_by_type(topology, HWLOC_OBJ_CORE, core)) {
+        int first = hwloc_bitmap_first(core->cpuset);
+        for (int cpu = first; cpu >= 0 && cpu < HM_CPUS_MAX;
+             cpu = hwloc_bitmap_next(core->cpuset, cpu))
+            topo->core_of[cpu] = (uint16_t)first;
+    }
+    for (unsigned n = 0; n < topo->numa_count; n++) {
+        struct hm_topo_numa *node = &topo->numa[n];
+        for (unsigned cpu = 0; cpu < HM_CPUS_MAX; cpu++) {
+            if (!cpuset_has(node->cpuset, cpu) || cpuset_has(seen, topo->core_of[cpu])) continue;
+            cpuset_add(seen, topo->core_of[cpu]);
+            node->core_count++;
+        }
+        topo->core_count += node->core_count;
+    }
+}
+
+/* The node that shares processors with the device's place; where none of those may be used, the
+ * first. */
+static unsigned numa_near(const struct hm_topo *topo, hwloc_topology_t topology, hwloc_obj_t device)
+{
+    hwloc_obj_t place = hwloc_get_non_io_ancestor_obj(topology, device);
+    for (unsigned n = 0; place && place->cpuset && n < topo->numa_count; n++)
+        for (unsigned cpu = 0; cpu < HM_CPUS_MAX; cpu++)
+            if (cpuset_has(topo->numa[n].cpuset, cpu) && hwloc_bitmap_isset(place->cpuset, cpu))
+                return n;
+    return 0;
+}
+
+static void gpu_add(struct hm_topo *topo, hwloc_topology_t topology, hwloc_obj_t device,
+                    const char *name)
+{
+    if (topo->gpu_count == HM_GPUS_MAX) return;
+    struct hm_topo_gpu *gpu = &topo->gpu[topo->gpu_count++];
+    snprintf(gpu->name, sizeof gpu->name, "%s", name);
+    gpu->numa = numa_near(topo, topology, device);
+    hwloc_obj_t pci = device;
+    while (pci && pci->type != HWLOC_OBJ_PCI_DEVICE) pci = pci->parent;
+    if (!pci) return;
+    const struct hwloc_pcidev_attr_s *at = &pci->attr->pcidev;
+    snprintf(gpu->pci, sizeof gpu->pci, "%04x:%02x:%02x.%01x", (unsigned)at->domain,
+             (unsigned)at->bus, (unsigned)at->dev, (unsigned)at->func);
+}
+
+/* hwloc names CUDA devices where it was built with CUDA; Debian's is not, and shows bare PCI
+ * devices: they are named in the order of their bus ids, which is CUDA's own with
+ * CUDA_DEVICE_ORDER=PCI_BUS_ID. */
+static void gpus_read(struct hm_topo *topo, hwloc_topology_t topology)
+{
+    for (hwloc_obj_t device = hwloc_get_next_osdev(topology, NULL); device;
+         device = hwloc_get_next_osdev(topology, device))
+        if (device->attr->osdev.type == HWLOC_OBJ_OSDEV_COPROC && device->name &&
+            strncmp(device->name, "cuda", 4) == 0)
+            gpu_add(topo, topology, device, device->name);
+    if (topo->gpu_count > 0) return;
+    for (hwloc_obj_t pci = hwloc_get_next_pcidev(topology, NULL); pci;
+         pci = hwloc_get_next_pcidev(topology, pci)) {
+        const struct hwloc_pcidev_attr_s *at = &pci->attr->pcidev;
+        if (at->vendor_id != PCI_VENDOR_NVIDIA || at->class_id >> 8 != PCI_CLASS_DISPLAY) continue;
+        char name[16];
+        snprintf(name, sizeof name, "cuda%u", topo->gpu_count);
+        gpu_add(topo, topology, pci, name);
+    }
+}
+
+enum hm_status hm_topo_discover(const char *xml, struct hm_topo *topo)
+{
+    hwloc_topology_t topology;
+    enum hm_status status = load(xml, &topology);
+    if (status != HM_OK) return status;
+
+    struct hm_topo facts;
+    memset(&facts, 0, sizeof facts);
+    hwloc_bitmap_t left = allowed_get(topology);
+    if (!left) {
+        status = hm_fail(HM_ERR_NO_MEMORY, "out of memory while reading the topology");
+        goto destroy_topology;
+    }
+    for (hwloc_obj_t node = hwloc_get_next_obj_by_type(topology, HWLOC_OBJ_NUMANODE, NULL); node;
+         node = hwloc_get_next_obj_by_type(topology, HWLOC_OBJ_NUMANODE, node))
+        numa_add(&facts, node, left);
+    if (facts.cpu_count == 0) {
+        status = hm_fail(HM_ERR_INVALID,
+                         "%s has no processor below number %d that may be used here; check the "
+                         "cpuset of this job",
+                         xml ? xml : "this machine", HM_CPUS_MAX);
+        goto free_left;
+    }
+    cores_read(&facts, topology);
+    gpus_read(&facts, topology);
+    *topo = facts;
+free_left:
+    hwloc_bitmap_free(left);
+destroy_topology:
+    hwloc_topology_destroy(topology);
+    return status;
+}
