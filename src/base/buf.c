@@ -1,15 +1,17 @@
 /* base/buf.c - the pool of counted buffers.
  *
- * Owns:      the memory of every buffer (in use and cached), and the hm_buf structs, which come in
- * chunks. Happy path: get takes the newest cached buffer of the size class (its pages are warm),
- * put gives it back; neither asks the system for anything once the pool has seen its load. Failure:
- * a get over bytes_max first frees cached buffers of other classes, then answers HM_ERR_BUSY.
- * Invariant: bytes_used + bytes_cached <= bytes_max.  Every struct is in use, in one class's list
- * or in `spare`.
+ * Owns:       the memory of every buffer (in use and cached), and the hm_buf structs, which come
+ *             in chunks.
+ * Happy path: get takes the newest cached buffer of the size class (its pages are warm), put gives
+ *             it back; neither asks the system for anything once the pool has seen its load.
+ * Failure:    a get over bytes_max first frees cached buffers of other classes, then answers
+ *             HM_ERR_BUSY.
+ * Invariant:  bytes_used + bytes_cached <= bytes_max.  Every struct is in use, in one class's list
+ *             or in `spare`.
  *
  * Size classes: 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, ... KiB: four a doubling, so at most a fifth is
- * lost to rounding. Under ASan the bytes of cached buffers are poisoned: a lane that reads a buffer
- * after its last put is found. */
+ * lost to rounding.  Under ASan the bytes of cached buffers are poisoned: a lane that reads a
+ * buffer after its last put is found. */
 #include "base/buf.h"
 
 #include "base/assert.h"

@@ -1,11 +1,12 @@
 /* base/buf.h - pooled, counted buffers: the unit of ownership on every data path.
  *
- * A slab is pulled into once, gathered from by batches and sent from by replies; whoever still needs it holds a
- * reference.  A pool keeps freed buffers by size class (four classes a doubling, from 4 KiB) and uses them again;
- * what it holds, in use and cached, never exceeds bytes_max: an exhausted pool is HM_ERR_BUSY for its user.
+ * A slab is pulled into once, gathered from by batches and sent from by replies; whoever still
+ * needs it holds a reference.  A pool keeps freed buffers by size class (four classes a doubling,
+ * from 4 KiB) and uses them again; what it holds, in use and cached, never exceeds bytes_max: an
+ * exhausted pool is HM_ERR_BUSY for its user.
  *
- * Thread:  references and pools belong to the loop thread.  A lane or a caller's thread reads and writes the *bytes* of a
- *          buffer that the loop holds for it, and never touches the count.
+ * Thread:  references and pools belong to the loop thread.  A lane or a caller's thread reads and
+ *          writes the *bytes* of a buffer that the loop holds for it, and never touches the count.
  * Memory:  bases are aligned to 64 bytes, and to the page for buffers of 64 KiB and more. */
 #ifndef HM_BASE_BUF_H
 #define HM_BASE_BUF_H
@@ -27,7 +28,8 @@ struct hm_buf {
     struct hm_buf *next; /* the pool's free list */
 };
 
-/* A piece of memory and who keeps it alive.  owner NULL: static storage, valid for ever (tests, constants). */
+/* A piece of memory and who keeps it alive.  owner NULL: static storage, valid for ever (tests,
+ * constants). */
 struct hm_span {
     void *base;
     size_t bytes;
@@ -40,16 +42,18 @@ HM_MUST_CHECK enum hm_status hm_buf_pool_create(size_t bytes_max, struct hm_buf_
 /* Every buffer must have come back: a leak is our bug, and asserted. */
 void hm_buf_pool_destroy(struct hm_buf_pool *pool);
 /* One reference to a buffer of at least `bytes` bytes (0 is allowed).
- * Errors:  HM_ERR_BUSY when what is in use leaves no room now, HM_ERR_TOO_BIG when even an empty pool would not do,
- *          HM_ERR_NO_MEMORY.  Without a kept line: this is a hot path. */
-HM_MUST_CHECK enum hm_status hm_buf_pool_get(struct hm_buf_pool *pool, size_t bytes, struct hm_buf **buf);
+ * Errors:  HM_ERR_BUSY when what is in use leaves no room now, HM_ERR_TOO_BIG when even an empty
+ *          pool would not do, HM_ERR_NO_MEMORY.  Without a kept line: this is a hot path. */
+HM_MUST_CHECK enum hm_status hm_buf_pool_get(struct hm_buf_pool *pool, size_t bytes,
+                                             struct hm_buf **buf);
 size_t hm_buf_pool_bytes_used(const struct hm_buf_pool *pool);
 size_t hm_buf_pool_bytes_max(const struct hm_buf_pool *pool);
 
 struct hm_buf *hm_buf_get(struct hm_buf *buf); /* one more reference; returns buf */
 void hm_buf_put(struct hm_buf *buf);           /* NULL is allowed */
 
-/* The whole of a buffer (its `bytes`), or a part, as a span that names it as owner.  Takes no reference. */
+/* The whole of a buffer (its `bytes`), or a part, as a span that names it as owner.  Takes no
+ * reference. */
 struct hm_span hm_buf_span(struct hm_buf *buf);
 struct hm_span hm_buf_part(struct hm_buf *buf, size_t offset, size_t bytes);
 

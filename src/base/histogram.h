@@ -1,5 +1,5 @@
-/* base/histogram.h - fixed-memory histogram of 64-bit values: log-linear, 32 steps a doubling (under 3.2 % error),
- * after HdrHistogram.  Recording is a shift and an add. */
+/* base/histogram.h - fixed-memory histogram of 64-bit values: log-linear, 32 steps a doubling
+ * (under 3.2 % error), after HdrHistogram.  Recording is a shift and an add. */
 #ifndef HM_BASE_HISTOGRAM_H
 #define HM_BASE_HISTOGRAM_H
 
@@ -14,7 +14,8 @@ struct hm_histogram {
 void hm_histogram_init(struct hm_histogram *histogram);
 void hm_histogram_add(struct hm_histogram *histogram, uint64_t value);
 void hm_histogram_merge(struct hm_histogram *into, const struct hm_histogram *from);
-uint64_t hm_histogram_quantile(const struct hm_histogram *histogram, double quantile); /* 0 if empty */
+/* `quantile` in [0, 1]; 0 if the histogram is empty. */
+uint64_t hm_histogram_quantile(const struct hm_histogram *histogram, double quantile);
 double hm_histogram_mean(const struct hm_histogram *histogram);
 
 #endif

@@ -1,4 +1,5 @@
-/* base/json.h - writes JSON on one line into a growing string; for `--json` and stored manifests, not for hot paths. */
+/* base/json.h - writes JSON on one line into a growing string; for `--json` and stored manifests,
+ * not for hot paths. */
 #ifndef HM_BASE_JSON_H
 #define HM_BASE_JSON_H
 
@@ -20,10 +21,12 @@ void hm_json_object_begin(struct hm_json *json, const char *key);
 void hm_json_object_end(struct hm_json *json);
 void hm_json_array_begin(struct hm_json *json, const char *key);
 void hm_json_array_end(struct hm_json *json);
-void hm_json_string(struct hm_json *json, const char *key, const char *value); /* escaped; invalid UTF-8 becomes U+FFFD */
+/* Escaped; invalid UTF-8 becomes U+FFFD, NULL null. */
+void hm_json_string(struct hm_json *json, const char *key, const char *value);
 void hm_json_int(struct hm_json *json, const char *key, int64_t value);
 void hm_json_uint(struct hm_json *json, const char *key, uint64_t value);
-void hm_json_double(struct hm_json *json, const char *key, double value); /* NaN and infinities become null */
+/* NaN and infinities become null. */
+void hm_json_double(struct hm_json *json, const char *key, double value);
 void hm_json_bool(struct hm_json *json, const char *key, bool value);
 const char *hm_json_text(const struct hm_json *json); /* terminated */
 

@@ -1,8 +1,10 @@
-/* base/loop.h - time, randomness, timers and file descriptors: the first part of the seam to the world.
+/* base/loop.h - time, randomness, timers and file descriptors: the first part of the seam to the
+ * world.
  *
- * Two implementations: loop_uv.c (libuv for fds, signals, DNS; timers from the shared heap through a timerfd, since
- * libuv's are whole milliseconds) and sim/world.c (virtual clock, one seed).  Both keep their timers in
- * base/timer_heap.h.  Nothing above base/ may call clock_gettime, rand, usleep or a blocking syscall on the loop thread.
+ * Two implementations: loop_uv.c (libuv for fds, signals, DNS; timers from the shared heap through
+ * a timerfd, since libuv's are whole milliseconds) and sim/world.c (virtual clock, one seed).  Both
+ * keep their timers in base/timer_heap.h.  Nothing above base/ may call clock_gettime, rand, usleep
+ * or a blocking syscall on the loop thread.
  *
  * Thread: everything here belongs to the loop's thread, except post. */
 #ifndef HM_BASE_LOOP_H
@@ -16,9 +18,9 @@
 
 typedef uint64_t hm_ns; /* nanoseconds on the loop's monotonic clock; never wall time */
 #define HM_NS_NEVER UINT64_MAX
-#define HM_US ((hm_ns)1000)
-#define HM_MS ((hm_ns)1000000)
-#define HM_S ((hm_ns)1000000000)
+#define HM_US       ((hm_ns)1000)
+#define HM_MS       ((hm_ns)1000000)
+#define HM_S        ((hm_ns)1000000000)
 
 struct hm_timer;
 typedef void (*hm_timer_cb)(struct hm_timer *timer);
@@ -48,7 +50,8 @@ struct hm_watch {
     void *impl; /* the loop's; NULL: not watched */
 };
 
-struct hm_hook; /* runs once before the loop sleeps; answers false to forbid sleeping (UCX arm said busy) */
+/* Runs once before the loop sleeps; answers false to forbid sleeping (UCX arm said busy). */
+struct hm_hook;
 struct hm_hook {
     bool (*before_sleep)(struct hm_hook *hook);
     void *arg;
@@ -68,26 +71,37 @@ enum hm_random_stream {
 
 struct hm_loop;
 struct hm_loop_ops {
-    hm_ns (*now)(struct hm_loop *loop);       /* frozen during one callback */
-    int64_t (*wall_ns)(struct hm_loop *loop); /* since 1970, only for record expiry and logs; may jump */
+    hm_ns (*now)(struct hm_loop *loop); /* frozen during one callback */
+    /* Since 1970, only for record expiry and logs; may jump. */
+    int64_t (*wall_ns)(struct hm_loop *loop);
     uint64_t (*random)(struct hm_loop *loop, enum hm_random_stream stream);
-    /* Starting a timer that is already started moves it.  after 0: in the next turn, never inside this call. */
+    /* Starting a timer that is already started moves it.  after 0: in the next turn, never inside
+     * this call. */
     void (*timer_start)(struct hm_loop *loop, struct hm_timer *timer, hm_ns after);
-    void (*timer_stop)(struct hm_loop *loop, struct hm_timer *timer); /* idempotent; the cb will not run */
+    /* Idempotent; the cb will not run. */
+    void (*timer_stop)(struct hm_loop *loop, struct hm_timer *timer);
     /* events 0: stop.  May be called from the watch's own callback.  The simulated loop asserts. */
     HM_MUST_CHECK enum hm_status (*watch)(struct hm_loop *loop, struct hm_watch *watch, int events);
     void (*hook)(struct hm_loop *loop, struct hm_hook *hook);
     void (*unhook)(struct hm_loop *loop, struct hm_hook *hook);
-    void (*post)(struct hm_loop *loop, struct hm_post *post); /* the only function safe from any thread; FIFO a thread */
-    /* For modules that ask "are we still inside a user's call?": turns only grow, one for every batch of callbacks. */
+    /* The only function safe from any thread; FIFO a thread. */
+    void (*post)(struct hm_loop *loop, struct hm_post *post);
+    /* For modules that ask "are we still inside a user's call?": turns only grow, one for every
+     * batch of callbacks. */
     uint64_t (*turn)(struct hm_loop *loop);
 };
 struct hm_loop {
     const struct hm_loop_ops *ops;
 };
 
-static inline hm_ns hm_loop_now(struct hm_loop *loop) { return loop->ops->now(loop); }
-static inline int64_t hm_loop_wall_ns(struct hm_loop *loop) { return loop->ops->wall_ns(loop); }
+static inline hm_ns hm_loop_now(struct hm_loop *loop)
+{
+    return loop->ops->now(loop);
+}
+static inline int64_t hm_loop_wall_ns(struct hm_loop *loop)
+{
+    return loop->ops->wall_ns(loop);
+}
 static inline uint64_t hm_loop_random(struct hm_loop *loop, enum hm_random_stream stream)
 {
     return loop->ops->random(loop, stream);
@@ -96,9 +110,18 @@ static inline void hm_timer_start(struct hm_loop *loop, struct hm_timer *timer, 
 {
     loop->ops->timer_start(loop, timer, after);
 }
-static inline void hm_timer_stop(struct hm_loop *loop, struct hm_timer *timer) { loop->ops->timer_stop(loop, timer); }
-static inline bool hm_timer_active(const struct hm_timer *timer) { return timer->due != 0; }
-static inline void hm_loop_post(struct hm_loop *loop, struct hm_post *post) { loop->ops->post(loop, post); }
+static inline void hm_timer_stop(struct hm_loop *loop, struct hm_timer *timer)
+{
+    loop->ops->timer_stop(loop, timer);
+}
+static inline bool hm_timer_active(const struct hm_timer *timer)
+{
+    return timer->due != 0;
+}
+static inline void hm_loop_post(struct hm_loop *loop, struct hm_post *post)
+{
+    loop->ops->post(loop, post);
+}
 /* A deadline `after` from now that cannot overflow; HM_NS_NEVER stays. */
 static inline hm_ns hm_deadline_after(struct hm_loop *loop, hm_ns after)
 {

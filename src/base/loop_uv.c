@@ -2,21 +2,24 @@
  *
  * One iteration of libuv is, for us:
  *
- *     prepare   hooks run; changed watches are handed to libuv; the timerfd is armed, or the idle
- * handle is started because something is already due poll      the only place that sleeps: watches,
- * signals, resolved names            one batch check     posts that were there when the phase
- * began, oldest first                one batch timers due, in the order of (due, order of starting)
- * one batch closing   slots of stopped watches come back to the pool
+ *     prepare   hooks run                                                       one batch
+ *               changed watches are handed to libuv; the timerfd is armed, or
+ *               the idle handle is started because something is already due
+ *     poll      the only place that sleeps: watches, signals, resolved names    one batch
+ *     check     posts that were there when the phase began, oldest first        one batch
+ *               timers due, in the order of (due, order of starting)            one batch
+ *     closing   slots of stopped watches come back to the pool
  *
  * A batch is a turn: the clock is read once, at its first callback, and stays.  A post or a timer
  * of 0 that a callback makes therefore never runs inside the caller, nor in its turn.  Outside of
  * batches (set-up before run, a program that has stopped the loop) now reads the clock each time.
  *
  * Owns:      the libuv loop and its handles, the timerfd, a pool of watch slots.  Never the
- * caller's descriptors. Failure:   creation gives a status; a descriptor that epoll refuses (a
- * plain file) is HM_ERR_INVALID.  A timerfd or libuv that fails later is our bug, and asserted.
+ *            caller's descriptors.
+ * Failure:   creation gives a status; a descriptor that epoll refuses (a plain file) is
+ *            HM_ERR_INVALID.  A timerfd or libuv that fails later is our bug, and asserted.
  * Invariant: a stopped watch is never called: its slot forgets it at once, also when libuv has the
- * event in hand. */
+ *            event in hand. */
 #include "base/loop_uv.h"
 
 #include "base/assert.h"
@@ -53,9 +56,7 @@ static struct loop_uv *owned(struct hm_loop *base)
     return loop;
 }
 
-/* ---- time
- * ----------------------------------------------------------------------------------------------------
- */
+/* ---- time ---------------------------------------------------------------- */
 
 static hm_ns clock_ns(clockid_t clock)
 {
@@ -96,9 +97,7 @@ static uint64_t loop_random(struct hm_loop *base, enum hm_random_stream stream)
     return hm_rng_next(&owned(base)->random[stream]);
 }
 
-/* ---- timers
- * --------------------------------------------------------------------------------------------------
- */
+/* ---- timers -------------------------------------------------------------- */
 
 static void loop_timer_start(struct hm_loop *base, struct hm_timer *timer, hm_ns after)
 {
@@ -146,8 +145,7 @@ static void fire_timers(struct loop_uv *loop)
     loop->in_batch = false;
 }
 
-/* ---- posts: a stack that any thread pushes on, reversed when it is drained
- * ----------------------------------- */
+/* ---- posts: a stack that any thread pushes on, reversed when it is drained ---- */
 
 static void loop_post(struct hm_loop *base, struct hm_post *post)
 {
@@ -191,9 +189,7 @@ static void drain_posts(struct loop_uv *loop)
     loop->in_batch = false;
 }
 
-/* ---- watches
- * -------------------------------------------------------------------------------------------------
- */
+/* ---- watches ------------------------------------------------------------- */
 
 static void on_events(uv_poll_t *poll, int status, int events);
 
@@ -303,8 +299,7 @@ static void apply_changed_watches(struct loop_uv *loop)
     }
 }
 
-/* ---- hooks, and the way to sleep
- * ----------------------------------------------------------------------------- */
+/* ---- hooks, and the way to sleep ----------------------------------------- */
 
 static void loop_hook(struct hm_loop *base, struct hm_hook *hook)
 {
@@ -369,9 +364,7 @@ static void on_check(uv_check_t *check)
     fire_timers(loop);
 }
 
-/* ---- life
- * ----------------------------------------------------------------------------------------------------
- */
+/* ---- life ---------------------------------------------------------------- */
 
 static const struct hm_loop_ops loop_uv_ops = {
     .now = loop_now,

@@ -1,4 +1,5 @@
-/* base/loop_uv.h - the real loop: libuv for descriptors, signals and DNS, one timerfd under the shared timer heap. */
+/* base/loop_uv.h - the real loop: libuv for descriptors, signals and DNS, one timerfd under the
+ * shared timer heap. */
 #ifndef HM_BASE_LOOP_UV_H
 #define HM_BASE_LOOP_UV_H
 
@@ -6,11 +7,13 @@
 
 #include <netinet/in.h>
 
-/* `seed` starts the random streams; pass hm_rng_os_seed() outside of tests.  SIGPIPE is ignored from here on, unless
- * the program has chosen otherwise: a peer that closes is a status of write. */
+/* `seed` starts the random streams; pass hm_rng_os_seed() outside of tests.  SIGPIPE is ignored
+ * from here on, unless the program has chosen otherwise: a peer that closes is a status of
+ * write. */
 HM_MUST_CHECK enum hm_status hm_loop_uv_create(uint64_t seed, struct hm_loop **loop);
-/* Asserts that no timer runs, no descriptor is watched, no signal caught and no resolution open any more.  Posts that
- * have not run are dropped.  Waits for names that were canceled while the system looked them up. */
+/* Asserts that no timer runs, no descriptor is watched, no signal caught and no resolution open any
+ * more.  Posts that have not run are dropped.  Waits for names that were canceled while the system
+ * looked them up. */
 void hm_loop_uv_destroy(struct hm_loop *loop);
 /* Runs until hm_loop_uv_stop; the calling thread becomes the loop's thread. */
 void hm_loop_uv_run(struct hm_loop *loop);
@@ -22,12 +25,16 @@ struct hm_signal {
     void *arg;
     void *impl;
 };
-HM_MUST_CHECK enum hm_status hm_loop_uv_signal_start(struct hm_loop *loop, struct hm_signal *signal, int number);
+HM_MUST_CHECK enum hm_status hm_loop_uv_signal_start(struct hm_loop *loop, struct hm_signal *signal,
+                                                     int number);
 void hm_loop_uv_signal_stop(struct hm_loop *loop, struct hm_signal *signal);
 
-/* Name resolution off the loop thread.  `cb` runs exactly once, also after a cancel (HM_ERR_CANCELED).
- * Answers: up to 8 socket addresses, IPv6 and IPv4 as the resolver orders them, with `port` filled in.
- * Errors:  HM_ERR_NOT_FOUND (no such name), HM_ERR_TIMED_OUT (no resolver answers), with a kept line. */
+/* Name resolution off the loop thread.  `cb` runs exactly once, also after a cancel
+ * (HM_ERR_CANCELED).
+ * Answers: up to 8 socket addresses, IPv6 and IPv4 as the resolver orders them, with `port` filled
+ *          in.
+ * Errors:  HM_ERR_NOT_FOUND (no such name), HM_ERR_TIMED_OUT (no resolver answers), with a kept
+ *          line. */
 enum { HM_RESOLVED_MAX = 8 };
 struct hm_resolve {
     void (*cb)(struct hm_resolve *resolve, enum hm_status status);
@@ -36,8 +43,8 @@ struct hm_resolve {
     unsigned address_count;
     void *impl;
 };
-HM_MUST_CHECK enum hm_status hm_loop_uv_resolve(struct hm_loop *loop, struct hm_resolve *resolve, const char *host,
-                                                uint16_t port);
+HM_MUST_CHECK enum hm_status hm_loop_uv_resolve(struct hm_loop *loop, struct hm_resolve *resolve,
+                                                const char *host, uint16_t port);
 void hm_loop_uv_resolve_cancel(struct hm_loop *loop, struct hm_resolve *resolve);
 
 #endif

@@ -41,9 +41,7 @@ struct request {
     bool looking, posted; /* who still holds the request */
 };
 
-/* ---- signals
- * -------------------------------------------------------------------------------------------------
- */
+/* ---- signals ------------------------------------------------------------- */
 
 static void on_signal(uv_signal_t *handle, int number)
 {
@@ -93,9 +91,7 @@ void hm_loop_uv_signal_stop(struct hm_loop *base, struct hm_signal *signal)
     uv_close((uv_handle_t *)&slot->handle, on_signal_closed);
 }
 
-/* ---- names
- * ---------------------------------------------------------------------------------------------------
- */
+/* ---- names --------------------------------------------------------------- */
 
 static void release(struct request *request)
 {

@@ -1,7 +1,9 @@
 /* base/metrics.h - a registry of named counters, gauges and histograms.
  *
- * Modules embed a hm_metric each, register it at open and drop it at close; the hot path touches only the value.
- * Thread: the loop's, as are the values (a lane's counters are added by the loop when a batch comes back). */
+ * Modules embed a hm_metric each, register it at open and drop it at close; the hot path touches
+ * only the value.
+ * Thread: the loop's, as are the values (a lane's counters are added by the loop when a batch comes
+ * back). */
 #ifndef HM_BASE_METRICS_H
 #define HM_BASE_METRICS_H
 
@@ -23,7 +25,8 @@ struct hm_metrics {
 };
 
 void hm_metrics_init(struct hm_metrics *metrics);
-void hm_metrics_add(struct hm_metrics *metrics, struct hm_metric *metric); /* names need not be unique: values are summed */
+/* Names need not be unique: values are summed. */
+void hm_metrics_add(struct hm_metrics *metrics, struct hm_metric *metric);
 void hm_metrics_remove(struct hm_metric *metric);
 /* The sum of the counters or gauges of that name; 0 if there is none. */
 uint64_t hm_metrics_value(const struct hm_metrics *metrics, const char *name);

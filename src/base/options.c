@@ -2,7 +2,7 @@
  * flags.
  *
  * Owns the text of the file, which strings point into until hm_options_fini.  Targets are the
- * modules' memory. Everything read here was typed by a person: nothing is asserted about it, and
+ * modules' memory.  Everything read here was typed by a person: nothing is asserted about it, and
  * each refusal keeps a line that names the source, what is wrong with it and what would be right.
  */
 #include "base/options.h"
@@ -24,9 +24,7 @@ struct found {
     unsigned index; /* over all tables; for the set of those seen */
 };
 
-/* ---- names
- * ---------------------------------------------------------------------------------------------------
- */
+/* ---- names --------------------------------------------------------------- */
 
 /* Levenshtein distance, one row of the matrix at a time. */
 static unsigned edit_distance(const char *a, const char *b)
@@ -110,8 +108,7 @@ static enum hm_status fail_unknown(const struct hm_options *options, const char 
     return hm_fail(HM_ERR_INVALID, "unknown option %.200s; --help lists them all", what);
 }
 
-/* ---- the set of options that a source has given
- * -------------------------------------------------------------- */
+/* ---- the set of options that a source has given -------------------------- */
 
 static unsigned option_count(const struct hm_options *options)
 {
@@ -126,9 +123,7 @@ static enum hm_status seen_create(const struct hm_options *options, unsigned **s
     return *seen ? HM_OK : hm_fail(HM_ERR_NO_MEMORY, "no memory to read the options");
 }
 
-/* ---- file
- * ----------------------------------------------------------------------------------------------------
- */
+/* ---- file ---------------------------------------------------------------- */
 
 static enum hm_status read_file(const char *path, char **text)
 {
@@ -228,8 +223,7 @@ static enum hm_status apply_file(struct hm_options *options, const char *path)
     return status;
 }
 
-/* ---- environment
- * --------------------------------------------------------------------------------------------- */
+/* ---- environment --------------------------------------------------------- */
 
 /* An empty variable is as one that is not set: that is how scripts take one away. */
 static enum hm_status apply_environment(struct hm_options *options)
@@ -249,9 +243,7 @@ static enum hm_status apply_environment(struct hm_options *options)
     return HM_OK;
 }
 
-/* ---- flags
- * ---------------------------------------------------------------------------------------------------
- */
+/* ---- flags --------------------------------------------------------------- */
 
 /* Where the flags are: argv[at] is the one being read. */
 struct flags {
@@ -352,9 +344,7 @@ static enum hm_status apply_flags(struct hm_options *options, int argc, char *co
     return status;
 }
 
-/* ---- the whole
- * -----------------------------------------------------------------------------------------------
- */
+/* ---- the whole ----------------------------------------------------------- */
 
 void hm_options_init(struct hm_options *options)
 {

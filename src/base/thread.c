@@ -2,13 +2,13 @@
  * variables.
  *
  * Failure modes: a thread that cannot be made is a status.  A place that the system does not grant
- * (a processor outside of the container's set, a niceness over its limit) is a warning: the work is
- * done anyway, only elsewhere. Threads made here block all signals, so that they arrive on the
+ * (a processor outside of the container's set, a niceness over its limit) is a warning: the work
+ * is done anyway, only elsewhere.  Threads made here block all signals, so that they arrive on the
  * loop's thread alone.
  *
  * A worker:  submit -> queue -> run on the worker -> posted -> done on the loop.
  *            `jobs` counts those that wait or run; the worker never touches a job after it has
- * posted it. */
+ *            posted it. */
 #include "base/thread.h"
 
 #include "base/assert.h"
@@ -39,9 +39,7 @@ static void unlock(pthread_mutex_t *mutex)
     HM_ASSERT(!failed);
 }
 
-/* ---- threads
- * -------------------------------------------------------------------------------------------------
- */
+/* ---- threads ------------------------------------------------------------- */
 
 struct hm_thread {
     pthread_t thread;
@@ -121,9 +119,7 @@ void hm_thread_join(struct hm_thread *thread)
     free(thread);
 }
 
-/* ---- events
- * --------------------------------------------------------------------------------------------------
- */
+/* ---- events -------------------------------------------------------------- */
 
 struct hm_event {
     pthread_mutex_t mutex;
@@ -182,9 +178,7 @@ void hm_event_wait(struct hm_event *event)
     unlock(&event->mutex);
 }
 
-/* ---- workers
- * -------------------------------------------------------------------------------------------------
- */
+/* ---- workers ------------------------------------------------------------- */
 
 struct hm_worker {
     struct hm_loop *loop;

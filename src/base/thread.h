@@ -1,11 +1,12 @@
-/* base/thread.h - threads with a place, a way to wait, and a worker that runs jobs one after another.
- * Locks and condition variables live behind this header and nowhere else. */
+/* base/thread.h - threads with a place, a way to wait, and a worker that runs jobs one after
+ * another.  Locks and condition variables live behind this header and nowhere else. */
 #ifndef HM_BASE_THREAD_H
 #define HM_BASE_THREAD_H
 
 #include "base/loop.h"
 
-/* Where a thread runs.  cpu_count 0: anywhere.  A place that the system does not grant is a logged warning. */
+/* Where a thread runs.  cpu_count 0: anywhere.  A place that the system does not grant is a logged
+ * warning. */
 enum { HM_CPUS_MAX = 1024 };
 struct hm_place {
     uint64_t cpuset[HM_CPUS_MAX / 64]; /* bit i: logical processor i */
@@ -15,8 +16,8 @@ struct hm_place {
 };
 
 struct hm_thread;
-HM_MUST_CHECK enum hm_status hm_thread_start(const struct hm_place *place, void (*run)(void *arg), void *arg,
-                                             struct hm_thread **thread);
+HM_MUST_CHECK enum hm_status hm_thread_start(const struct hm_place *place, void (*run)(void *arg),
+                                             void *arg, struct hm_thread **thread);
 void hm_thread_join(struct hm_thread *thread); /* waits, then frees */
 
 /* One-shot wait between a caller's thread and the loop. */
@@ -26,7 +27,8 @@ void hm_event_destroy(struct hm_event *event);
 void hm_event_set(struct hm_event *event);
 void hm_event_wait(struct hm_event *event); /* returns once set, and clears it */
 
-/* A worker: one thread, a FIFO of at most jobs_max jobs (those that wait and the one that runs).  job->run runs on the worker, then job->done on the loop. */
+/* A worker: one thread, a FIFO of at most jobs_max jobs (those that wait and the one that runs).
+ * job->run runs on the worker, then job->done on the loop. */
 struct hm_worker;
 struct hm_job { /* caller's memory, until done has run */
     void (*run)(struct hm_job *job);
@@ -36,11 +38,12 @@ struct hm_job { /* caller's memory, until done has run */
     struct hm_job *next;
     struct hm_worker *worker;
 };
-HM_MUST_CHECK enum hm_status hm_worker_start(struct hm_loop *loop, const struct hm_place *place, unsigned jobs_max,
-                                             struct hm_worker **worker);
+HM_MUST_CHECK enum hm_status hm_worker_start(struct hm_loop *loop, const struct hm_place *place,
+                                             unsigned jobs_max, struct hm_worker **worker);
 /* From any thread.  HM_ERR_BUSY: full. */
 HM_MUST_CHECK enum hm_status hm_worker_submit(struct hm_worker *worker, struct hm_job *job);
-/* Runs what is queued, joins the thread and frees.  Every done has been posted; those posts still run on the loop. */
+/* Runs what is queued, joins the thread and frees.  Every done has been posted; those posts still
+ * run on the loop. */
 void hm_worker_stop(struct hm_worker *worker);
 
 #endif

@@ -7,9 +7,7 @@
 
 #include <string.h>
 
-/* ---- reader
- * --------------------------------------------------------------------------------------------------
- */
+/* ---- reader -------------------------------------------------------------- */
 
 void hm_reader_init(struct hm_reader *reader, const void *bytes, size_t byte_count)
 {
@@ -102,9 +100,7 @@ bool hm_reader_ended(const struct hm_reader *reader)
     return !reader->failed && reader->at == reader->end;
 }
 
-/* ---- writer
- * --------------------------------------------------------------------------------------------------
- */
+/* ---- writer -------------------------------------------------------------- */
 
 void hm_writer_init(struct hm_writer *writer, void *bytes, size_t byte_count)
 {
