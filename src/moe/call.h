@@ -5,12 +5,17 @@
  *   header   u8 version, u8 pass, u8 codec, u8 priority, schema of x, u32 row_count, u16 part_count, u32 table_bytes,
  *            u64 incarnation (of the client, drawn at its start), u64 sequence (of the call; grows)
  *   payload  part table, zero-padded to 64 bytes | x rows | for backward: dy rows (as many as x rows)
- *   table    a part: string uid, u8 flags, u32 row_count, then either u32 first (contiguous) or u32 index[row_count],
- *            and for backward with HM_PART_SCALED f32 scale[row_count]: dy of the part's row i is scale[i] * dy[index[i]]
+ *   table    a part: string uid, u8 flags, u32 row_count, zeros up to a multiple of 4 bytes from the table's start, then either
+ *            u32 first (contiguous) or u32 index[row_count], and for backward with HM_PART_SCALED f32 scale[row_count]:
+ *            dy of the part's row i is scale[i] * dy[index[i]]
  *
  * Each part is answered by one reply of its own, in any order:  header u16 part, u8 codec, u32 row_count, u64 step (of the expert,
  * after this part), u32 retry_after_us (with HM_ERR_BUSY and HM_ERR_REFUSED; else 0), schema of the rows; payload the rows (y or dx).
- * A part that fails is answered by its status and no rows.  The last part's reply is the call's last.
+ * A part that fails is answered by its status and no rows.  The last part's reply is the call's last.  A failing reply without
+ * a header is about the whole call: every part that has not been answered yet ends with its status.
+ *
+ * HM_METHOD_EXPERT_INFO: request header string uid; reply header: schema in, schema out, u64 step, u64 parameter_count,
+ * u32 batch_rows_max, string kind.  HM_ERR_EXPERT_GONE where the expert is not served.
  *
  * Everything from a peer is checked here: decoders are total, bounded, and leave nothing for later layers to check but uid
  * and schema. */
@@ -19,9 +24,11 @@
 
 #include "base/wire.h"
 #include "moe/uid.h"
+#include "tensor/codec.h"
 #include "tensor/tensor.h"
 
 enum { HM_CALL_VERSION = 1, HM_CALL_PARTS_MAX = 256, HM_CALL_ROWS_MAX = 1 << 20, HM_CALL_ALIGN = 64 };
+enum { HM_CALL_PRIORITIES = 3 }; /* as many as enum hm_priority of the scheduler has */
 enum hm_pass { HM_PASS_FORWARD = 0, HM_PASS_BACKWARD = 1 };
 enum { HM_PART_CONTIGUOUS = 1, HM_PART_SCALED = 2 };
 
@@ -31,11 +38,11 @@ struct hm_call_head {
     uint32_t row_count;
     uint16_t part_count;
     uint32_t table_bytes; /* padded */
-    uint64_t incarnation, sequence;
+    uint64_t incarnation, sequence; /* sequence >= 1 */
 };
 struct hm_call_part { /* views into the table */
     struct hm_uid uid;
-    uint32_t row_count;
+    uint32_t row_count;      /* 1 to head.row_count */
     uint32_t first;          /* contiguous rows from here, if index is NULL */
     const uint32_t *index;   /* each < head.row_count; aligned */
     const float *scale;      /* NULL: 1 */
@@ -59,7 +66,23 @@ void hm_call_table_encode(const struct hm_call_part *parts, unsigned part_count,
  * uid is no error of the table: its uid.text is empty, and that part alone is refused. */
 HM_MUST_CHECK enum hm_status hm_call_table_decode(const struct hm_call_head *head, const void *table,
                                                   struct hm_call_part *parts);
+/* Bytes of `row_count` encoded rows of the schema: each tensor's rows lie together, as the codec makes them. */
+HM_MUST_CHECK enum hm_status hm_call_rows_bytes(const struct hm_schema *schema, uint8_t codec, uint32_t row_count,
+                                                uint64_t *bytes);
 void hm_call_answer_encode(const struct hm_call_answer *answer, struct hm_writer *writer);
 HM_MUST_CHECK enum hm_status hm_call_answer_decode(const void *bytes, size_t byte_count, struct hm_call_answer *answer);
+
+enum { HM_EXPERT_KIND_BYTES = 32 };
+struct hm_expert_info { /* what a server says of one of its experts */
+    struct hm_schema input, output;
+    uint64_t step, parameter_count;
+    uint32_t batch_rows_max;
+    char kind[HM_EXPERT_KIND_BYTES];
+};
+void hm_expert_info_encode(const struct hm_expert_info *info, struct hm_writer *writer);
+HM_MUST_CHECK enum hm_status hm_expert_info_decode(const void *bytes, size_t byte_count, struct hm_expert_info *info);
+/* The request: a malformed uid comes out with an empty text, as in a table. */
+void hm_expert_query_encode(const struct hm_uid *uid, struct hm_writer *writer);
+HM_MUST_CHECK enum hm_status hm_expert_query_decode(const void *bytes, size_t byte_count, struct hm_uid *uid);
 
 #endif

@@ -9,8 +9,9 @@
  *                   records say.
  * Raw keys are those strings; an owner speaks only for himself, because records are signed.
  *
- * Answers and misses are cached (until 5 s before expiry; misses negative_cache_max), for all rows and batches alike.  A
- * failed call teaches the cache at once: hm_directory_suspect.
+ * Answers and misses are cached (until 5 s before expiry; misses negative_cache_max), for all rows and batches alike; what is
+ * older than HM_DIRECTORY_REFRESH is answered from the cache and looked up again behind it, so that a new server is seen
+ * within seconds.  A failed call teaches the cache at once: hm_directory_suspect.
  *
  * Thread: loop.  Callbacks never run inside a call made by the user. */
 #ifndef HM_MOE_DIRECTORY_H
@@ -20,6 +21,9 @@
 #include "moe/uid.h"
 
 enum { HM_SERVER_PROVIDERS_MAX = 4, HM_SCHEMA_EXPERT = 1, HM_SCHEMA_SERVER = 2, HM_SCHEMA_NAMES = 3 };
+#define HM_DIRECTORY_REFRESH (10 * HM_S)
+#define HM_DIRECTORY_EXPERT_LIFE (600 * HM_S)
+#define HM_DIRECTORY_SERVER_LIFE (60 * HM_S)
 extern const struct hm_validator hm_directory_validators[]; /* for hm_dht_conf */
 extern const unsigned hm_directory_validator_count;
 
@@ -42,7 +46,8 @@ struct hm_directory_conf {
     unsigned entries_max;     /* cached prefixes and servers; 0: 16384 */
 };
 HM_MUST_CHECK enum hm_status hm_directory_create(const struct hm_directory_conf *conf, struct hm_directory **directory);
-void hm_directory_destroy(struct hm_directory *directory); /* no operation may be in progress */
+/* No operation may be in progress; its own look-ups behind the cache are cancelled.  Before hm_dht_close or after its done. */
+void hm_directory_destroy(struct hm_directory *directory);
 
 typedef void (*hm_directory_cb)(void *arg, enum hm_status status);
 /* Declares this server: its server record, and with `uids` the expert records of all their prefixes (NULL, 0: only the
