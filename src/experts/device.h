@@ -31,6 +31,7 @@ struct hm_device_ops {
     HM_MUST_CHECK enum hm_status (*alloc)(struct hm_device *device, size_t bytes, struct hm_span *out); /* zeroed */
     void (*free)(struct hm_device *device, struct hm_span *span);
     HM_MUST_CHECK enum hm_status (*sync)(struct hm_stream *s);
+    HM_MUST_CHECK enum hm_status (*zero)(struct hm_stream *s, void *base, size_t bytes);
     /* rows: to[i] = scale[i] * from[index[i]]; index NULL: i; scale NULL: 1.  The first half of every batch. */
     HM_MUST_CHECK enum hm_status (*gather)(struct hm_stream *s, const struct hm_tensor *from, const uint32_t *index,
                                            const float *scale, struct hm_tensor *to);
@@ -47,6 +48,7 @@ struct hm_device_ops {
     HM_MUST_CHECK enum hm_status (*layer_norm)(struct hm_stream *s, const struct hm_tensor *x, const struct hm_tensor *scale,
                                                const struct hm_tensor *shift, float epsilon, struct hm_tensor *y,
                                                struct hm_tensor *stats);
+    /* dx may be dy; dscale and dshift are accumulated */
     HM_MUST_CHECK enum hm_status (*layer_norm_grad)(struct hm_stream *s, const struct hm_tensor *x,
                                                     const struct hm_tensor *stats, const struct hm_tensor *scale,
                                                     const struct hm_tensor *dy, struct hm_tensor *dx,
@@ -59,14 +61,17 @@ struct hm_device_ops {
     /* y = a + b; y may be a or b */
     HM_MUST_CHECK enum hm_status (*add)(struct hm_stream *s, const struct hm_tensor *a, const struct hm_tensor *b,
                                         struct hm_tensor *y);
-    /* y = softmax over the columns of x; dx = (dy - sum(dy * y)) * y */
+    /* y = softmax over the columns of x (-inf gives 0 where another column is finite); y may be x.
+     * dx = (dy - sum(dy * y)) * y; dx may be dy. */
     HM_MUST_CHECK enum hm_status (*softmax)(struct hm_stream *s, const struct hm_tensor *x, struct hm_tensor *y);
     HM_MUST_CHECK enum hm_status (*softmax_grad)(struct hm_stream *s, const struct hm_tensor *y, const struct hm_tensor *dy,
                                                  struct hm_tensor *dx);
-    /* loss: mean over rows of -log softmax(logits)[label]; dlogits: its gradient times `scale`. */
+    /* loss: mean over rows of -log softmax(logits)[label]; dlogits: its gradient times `scale`.
+     * rows >= 1; labels in [0, columns) are the caller's to check. */
     HM_MUST_CHECK enum hm_status (*cross_entropy)(struct hm_stream *s, const struct hm_tensor *logits, const int64_t *label,
                                                   float scale, float *loss, struct hm_tensor *dlogits);
-    /* optimizer: one pass over parameters, gradients and slots */
+    /* optimizer: one pass over parameters, gradients and slots.  norm: the square root of the sum of squares; `finite` is
+     * whether every value is (so it is also the check for any tensor). */
     HM_MUST_CHECK enum hm_status (*norm)(struct hm_stream *s, const float *x, size_t count, double *norm, bool *finite);
     HM_MUST_CHECK enum hm_status (*sgd)(struct hm_stream *s, float rate, float momentum, float weight_decay,
                                         float gradient_scale, size_t count, float *param, const float *grad,

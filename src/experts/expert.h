@@ -75,12 +75,14 @@ unsigned hm_expert_slot_count(const struct hm_expert *expert);
 const struct hm_optimizer *hm_expert_optimizer(const struct hm_expert *expert);
 void hm_expert_set_step(struct hm_expert *expert, uint64_t step); /* a checkpoint was loaded into the arrays */
 
-/* y [rows, out] = forward(x [rows, in]).  HM_ERR_EXPERT_NUMERIC if y has a non-finite value.
- * Thread: lane. */
+/* y [rows, out] = forward(x [rows, in]).
+ * Errors:  where y has a non-finite value, HM_ERR_NUMERIC if x has one (the caller's fault), else HM_ERR_EXPERT_NUMERIC.
+ * Thread:  lane. */
 HM_MUST_CHECK enum hm_status hm_expert_forward(struct hm_expert *expert, struct hm_exec *exec, const struct hm_tensor *x,
                                                struct hm_tensor *y);
 /* Recomputes forward, writes dx, and makes exactly one optimizer step; on any error nothing has been stepped.
- * Errors:  HM_ERR_NUMERIC if x or dy is not finite (the caller's fault), HM_ERR_EXPERT_NUMERIC if a gradient is not.
+ * Errors:  HM_ERR_NUMERIC if x or dy is not finite (the caller's fault), HM_ERR_EXPERT_NUMERIC if dx or a
+ *          gradient is not.
  * Thread:  lane.  Cost: 6 * rows * parameters flops, and one pass over parameters and slots. */
 HM_MUST_CHECK enum hm_status hm_expert_backward(struct hm_expert *expert, struct hm_exec *exec, const struct hm_tensor *x,
                                                 const struct hm_tensor *dy, struct hm_tensor *dx);

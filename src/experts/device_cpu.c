@@ -1,0 +1,148 @@
+/* experts/device_cpu.c - the CPU device: memory, streams, the table of ops, and the size of the
+ * calling thread's team.
+ *
+ * Happy path:   a lane thread, already bound to its cpuset, calls hm_device_cpu_team(0) once;
+ * OpenMP then starts its workers from that thread, and they inherit its cpuset. Failure modes:
+ * HM_ERR_NO_MEMORY from setup; ops fail only where oneDNN does. Invariants:   a span that alloc
+ * gave is freed as it was given: its size says whether it was mapped. */
+#include "experts/cpu.h"
+
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+struct cpu_device {
+    struct hm_device device;
+};
+
+/* From here on memory is mapped: zero pages until they are touched, and huge pages where the kernel
+ * has them. */
+enum { MAP_BYTES_MIN = 1 << 20, ALIGNMENT = 64 };
+
+static enum hm_status cpu_alloc(struct hm_device *device, size_t bytes, struct hm_span *out)
+{
+    (void)device;
+    void *base = NULL;
+    if (bytes >= MAP_BYTES_MIN) {
+        base = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (base == MAP_FAILED) base = NULL;
+        /* A hint: kernels without huge pages refuse it, and nothing is lost. */
+        if (base) (void)madvise(base, bytes, MADV_HUGEPAGE);
+    } else {
+        size_t rounded =
+            (bytes + ALIGNMENT) / ALIGNMENT * ALIGNMENT; /* at least one line, also for 0 bytes */
+        base = aligned_alloc(ALIGNMENT, rounded);
+        if (base) memset(base, 0, rounded);
+    }
+    if (!base)
+        return hm_fail(HM_ERR_NO_MEMORY, "no %zu bytes of memory left for the cpu device", bytes);
+    *out = (struct hm_span){.base = base, .bytes = bytes, .mem = HM_MEM_HOST};
+    return HM_OK;
+}
+
+static void cpu_free(struct hm_device *device, struct hm_span *span)
+{
+    (void)device;
+    if (!span->base) return;
+    if (span->bytes >= MAP_BYTES_MIN) {
+        int unmapped = munmap(span->base, span->bytes);
+        HM_ASSERT(unmapped == 0);
+    } else {
+        free(span->base);
+    }
+    *span = (struct hm_span){0};
+}
+
+static enum hm_status cpu_stream_create(struct hm_device *device, struct hm_stream **stream)
+{
+    struct hm_stream *s = calloc(1, sizeof *s);
+    if (!s) return HM_ERR_NO_MEMORY;
+    s->device = device;
+    *stream = s;
+    return HM_OK;
+}
+
+static void cpu_stream_destroy(struct hm_stream *stream)
+{
+    free(stream);
+}
+
+static enum hm_status cpu_sync(struct hm_stream *s)
+{
+    (void)s; /* every op is done when it returns */
+    return HM_OK;
+}
+
+static enum hm_status cpu_zero(struct hm_stream *s, void *base, size_t bytes)
+{
+    (void)s;
+    enum { PIECE = 1 << 20 };
+    size_t pieces = (bytes + PIECE - 1) / PIECE;
+    HM_CPU_PARALLEL(bytes / sizeof(float))
+    for (size_t i = 0; i < pieces; i++) {
+        size_t first = i * PIECE, count = bytes - first < PIECE ? bytes - first : PIECE;
+        memset((char *)base + first, 0, count);
+    }
+    return HM_OK;
+}
+
+static const struct hm_device_ops cpu_ops = {
+    .name = "cpu",
+    .stream_create = cpu_stream_create,
+    .stream_destroy = cpu_stream_destroy,
+    .alloc = cpu_alloc,
+    .free = cpu_free,
+    .sync = cpu_sync,
+    .zero = cpu_zero,
+    .gather = hm_cpu_gather,
+    .linear = hm_cpu_linear,
+    .linear_dx = hm_cpu_linear_dx,
+    .linear_dw = hm_cpu_linear_dw,
+    .layer_norm = hm_cpu_layer_norm,
+    .layer_norm_grad = hm_cpu_layer_norm_grad,
+    .activation = hm_cpu_activation,
+    .activation_grad = hm_cpu_activation_grad,
+    .add = hm_cpu_add,
+    .softmax = hm_cpu_softmax,
+    .softmax_grad = hm_cpu_softmax_grad,
+    .cross_entropy = hm_cpu_cross_entropy,
+    .norm = hm_cpu_norm,
+    .sgd = hm_cpu_sgd,
+    .adam = hm_cpu_adam,
+};
+
+enum hm_status hm_device_cpu_create(struct hm_device **device)
+{
+    struct cpu_device *cpu = calloc(1, sizeof *cpu);
+    if (!cpu) return HM_ERR_NO_MEMORY;
+    cpu->device.ops = &cpu_ops;
+    *device = &cpu->device;
+    return HM_OK;
+}
+
+void hm_device_destroy(struct hm_device *device)
+{
+    if (!device) return;
+    HM_ASSERT(device->ops == &cpu_ops);
+    free(HM_CONTAINER_OF(device, struct cpu_device, device));
+}
+
+void hm_device_cpu_team(unsigned threads)
+{
+#ifdef _OPENMP
+    if (threads == 0) {
+        cpu_set_t set; /* of the calling thread; one that does not fit (over 1024 processors) means
+                          OpenMP's own count */
+        threads = sched_getaffinity(0, sizeof set, &set) == 0 ? (unsigned)CPU_COUNT(&set)
+                                                              : (unsigned)omp_get_num_procs();
+    }
+    omp_set_num_threads((int)threads);
+#else
+    (void)threads;
+#endif
+}
