@@ -1,0 +1,191 @@
+/* server/handle_call.c - HM_METHOD_EXPERT_CALL: a request in, its parts out one by one.
+ *
+ *   handle ──► pull the payload into one slab ──► decode the table ──► admit each part
+ *                                                                        │ refused: answered at once
+ *      finished ◄── last part answered ◄── task ended: answered ◄────────┘
+ *
+ * Failure modes: what does not decode is answered as a whole with its status; a part that is refused
+ * or fails is answered alone; a caller that is gone has its queued parts cancelled, and what they
+ * answer leads nowhere.
+ * Invariants: a call in calls_busy is finished exactly once, by the answer that takes parts_left to 0;
+ * its slab lives until then, so that the lane may read it. */
+#include "server/internal.h"
+
+#include "tensor/codec.h"
+
+#include <string.h>
+
+static struct hm_served_part *parts_of(struct hm_served_call *call) { return call->parts->base; }
+
+static void finish(struct hm_served_call *call)
+{
+    struct hm_server *server = call->server;
+    hm_buf_put(call->slab);
+    hm_buf_put(call->parts);
+    hm_list_remove(&call->link);
+    *call = (struct hm_served_call){.server = server};
+    hm_list_push(&server->calls_free, &call->link);
+}
+
+/* The call as a whole cannot be served: one reply says why. */
+static void refuse(struct hm_served_call *call, enum hm_status status)
+{
+    hm_request_reply(call->request, true, status, NULL, 0, NULL, 0);
+    finish(call);
+}
+
+void hm_server_answer(struct hm_served_part *part, enum hm_status status,
+                      const struct hm_rows *rows)
+{
+    struct hm_served_call *call = part->call;
+    struct hm_server *server = call->server;
+    uint8_t header[HM_CALL_HEADER_BYTES_MAX];
+    struct hm_writer writer;
+    struct hm_call_answer answer = {.part = (uint16_t)(part - parts_of(call)),
+                                    .step = part->step,
+                                    .schema = call->head.schema};
+    struct hm_span span = {0};
+    unsigned span_count = 0;
+    if (status == HM_OK) {
+        const struct hm_plan *plan = hm_expert_plan(part->hosted->expert);
+        uint64_t row_bytes = 0;
+        answer.schema = call->head.pass == HM_PASS_FORWARD ? plan->output : plan->input;
+        answer.row_count = rows->count;
+        enum hm_status sized = hm_schema_row_bytes(&answer.schema, &row_bytes);
+        HM_ASSERT(sized == HM_OK); /* it was sized when its pool was made */
+        span = hm_buf_part(rows->slab, rows->first * row_bytes, rows->count * row_bytes);
+        span_count = 1;
+        server->parts_ok.value++;
+        server->rows_done += rows->count;
+    } else if ((status == HM_ERR_BUSY || status == HM_ERR_REFUSED) && part->hosted) {
+        const struct hm_pool *pool = part->hosted->pass[call->head.pass].pool;
+        hm_ns wait = hm_sched_predict(pool, 0);
+        answer.retry_after_us = wait / HM_US > UINT32_MAX ? UINT32_MAX : (uint32_t)(wait / HM_US);
+    }
+    hm_writer_init(&writer, header, sizeof(header));
+    hm_call_answer_encode(&answer, &writer);
+    HM_ASSERT(hm_writer_ok(&writer));
+    HM_ASSERT(call->parts_left > 0);
+    bool last = --call->parts_left == 0;
+    hm_request_reply(call->request, last, status, header, hm_writer_count(&writer), &span,
+                     span_count);
+    if (last) finish(call);
+}
+
+/* ---- from a request to its parts ---------------------------------------------------------------- */
+
+static enum hm_status decode_parts(struct hm_served_call *call)
+{
+    struct hm_call_head *head = &call->head;
+    struct hm_buf_pool *buffers = call->server->conf.buffers;
+    struct hm_buf *views;
+    size_t view_bytes = head->part_count * sizeof(struct hm_call_part);
+    enum hm_status status = hm_buf_pool_get(buffers, view_bytes, &views);
+    if (status) return status;
+    status = hm_call_table_decode(head, call->slab->base, views->base);
+    if (status) goto put_views;
+    size_t part_bytes = head->part_count * sizeof(struct hm_served_part);
+    status = hm_buf_pool_get(buffers, part_bytes, &call->parts);
+    if (status) goto put_views;
+
+    uint64_t row_bytes = 0;
+    status = hm_schema_row_bytes(&head->schema, &row_bytes);
+    if (status) goto put_views;
+    const char *x = (const char *)call->slab->base + head->table_bytes;
+    const char *dy = x + row_bytes * head->row_count;
+    memset(call->parts->base, 0, part_bytes);
+    for (unsigned i = 0; i < head->part_count; i++) {
+        struct hm_served_part *part = &parts_of(call)[i];
+        part->call = call;
+        part->view = ((const struct hm_call_part *)views->base)[i];
+        part->x = (const float *)(const void *)x;
+        if (head->pass == HM_PASS_BACKWARD) part->dy = (const float *)(const void *)dy;
+    }
+put_views:
+    hm_buf_put(views);
+    return status;
+}
+
+/* A client is a node in one of its lives: its sequences start again when it does. */
+static void client_id(struct hm_served_call *call)
+{
+    uint8_t bytes[HM_NODE_ID_BYTES + sizeof(uint64_t)], digest[HM_DIGEST_BYTES];
+    memcpy(bytes, hm_request_from(call->request)->byte, HM_NODE_ID_BYTES);
+    memcpy(bytes + HM_NODE_ID_BYTES, &call->head.incarnation, sizeof(uint64_t));
+    hm_sha256(bytes, sizeof(bytes), digest);
+    memcpy(call->client.byte, digest, HM_CLIENT_ID_BYTES);
+}
+
+static void payload_pulled(void *arg, enum hm_status status)
+{
+    struct hm_served_call *call = arg;
+    struct hm_server *server = call->server;
+    if (call->gone) status = HM_ERR_CANCELED;
+    if (!status && server->draining) status = HM_ERR_DRAINING;
+    if (!status) status = decode_parts(call);
+    if (status) {
+        refuse(call, status);
+        return;
+    }
+    if (call->head.pass == HM_PASS_BACKWARD) client_id(call);
+    call->parts_left = call->head.part_count;
+    /* The last refusal may finish the call, so nothing of it is touched after its answer. */
+    for (unsigned i = 0, count = call->head.part_count; i < count; i++) {
+        struct hm_served_part *part = &parts_of(call)[i];
+        status = hm_server_admit(part);
+        if (!status) continue;
+        if (status == HM_ERR_DUPLICATE)
+            server->parts_duplicate.value++;
+        else
+            server->parts_refused.value++;
+        hm_server_answer(part, status, NULL);
+    }
+}
+
+static enum hm_status check_head(struct hm_served_call *call, const void *header,
+                                 size_t header_bytes, const struct hm_inbound *in)
+{
+    uint64_t payload_bytes = 0;
+    enum hm_status status = hm_call_head_decode(header, header_bytes, &call->head);
+    if (!status) status = hm_call_payload_bytes(&call->head, &payload_bytes);
+    if (!status && payload_bytes != in->bytes) status = HM_ERR_PEER_PROTOCOL;
+    if (!status && call->server->draining) status = HM_ERR_DRAINING;
+    if (!status) status = hm_buf_pool_get(call->server->conf.buffers, in->bytes, &call->slab);
+    return status;
+}
+
+void hm_server_handle_call(void *arg, struct hm_request *request, const void *header,
+                           size_t header_bytes, struct hm_inbound *in)
+{
+    struct hm_server *server = arg;
+    struct hm_link *link = hm_list_pop(&server->calls_free);
+    if (!link) {
+        hm_inbound_drop(in);
+        hm_request_reply(request, true, HM_ERR_BUSY, NULL, 0, NULL, 0);
+        return;
+    }
+    struct hm_served_call *call = HM_CONTAINER_OF(link, struct hm_served_call, link);
+    call->request = request;
+    hm_request_set_user(request, call);
+    hm_list_push(&server->calls_busy, &call->link);
+    enum hm_status status = check_head(call, header, header_bytes, in);
+    if (status) {
+        hm_inbound_drop(in);
+        refuse(call, status);
+        return;
+    }
+    struct hm_span into = hm_buf_span(call->slab);
+    status = hm_inbound_pull(in, &into, payload_pulled, call);
+    if (status) refuse(call, status);
+}
+
+void hm_server_call_gone(void *arg, struct hm_request *request)
+{
+    (void)arg;
+    struct hm_served_call *call = hm_request_user(request);
+    if (!call) return;
+    call->gone = true;
+    if (call->parts_left == 0) return; /* still being pulled: payload_pulled ends it */
+    for (unsigned i = 0; i < call->head.part_count; i++)
+        if (parts_of(call)[i].admitted) hm_sched_cancel(&parts_of(call)[i].task);
+}

@@ -1,0 +1,90 @@
+/* server/run.c - what a batch is: gather its pieces' rows, compute, hand back.  Lane thread.
+ *
+ * Each piece's rows are checked as they are gathered: rows that are not finite are a stranger's
+ * fault, so they are left out (as zeros, whose gradient is zero) and that part alone is refused; the
+ * others in the batch, and the expert, never see them.  A batch of nothing else steps nothing. */
+#include "server/internal.h"
+
+#include <math.h>
+
+/* Sum of x - x: 0 for finite values, NaN otherwise; it vectorises where isfinite would not. */
+static bool all_finite(const float *x, size_t count)
+{
+    float lane[16] = {0};
+    size_t i = 0;
+    for (; i + 16 <= count; i += 16)
+        for (size_t j = 0; j < 16; j++) lane[j] += x[i + j] - x[i + j];
+    float sum = 0;
+    for (size_t j = 0; j < 16; j++) sum += lane[j];
+    for (; i < count; i++) sum += x[i] - x[i];
+    return sum == 0.0f;
+}
+
+/* Rows [first, first + count) of a part, from its call's rows to `into`. */
+static enum hm_status gather(struct hm_exec *exec, const struct hm_served_part *part,
+                             const float *rows, const float *scale, uint32_t first, uint32_t count,
+                             uint32_t columns, float *into)
+{
+    const struct hm_call_part *view = &part->view;
+    struct hm_tensor to = hm_matrix_f32(into, count, columns);
+    struct hm_tensor from = hm_matrix_f32((float *)rows, part->call->head.row_count, columns);
+    if (!view->index) /* contiguous: the rows themselves */
+        from = hm_matrix_f32((float *)rows + (size_t)(view->first + first) * columns, count, columns);
+    return exec->device->ops->gather(exec->stream, &from, view->index ? view->index + first : NULL,
+                                     scale ? scale + first : NULL, &to);
+}
+
+/* Fills x (and dy) with the batch's rows; *good counts the pieces that take part. */
+static enum hm_status gather_batch(struct hm_exec *exec, const struct hm_batch *batch,
+                                   uint32_t columns, float *x, float *dy, unsigned *good)
+{
+    *good = 0;
+    for (unsigned i = 0; i < batch->piece_count; i++) {
+        const struct hm_piece *piece = &batch->piece[i];
+        struct hm_served_part *part = piece->task->arg;
+        size_t offset = (size_t)piece->batch_first * columns;
+        size_t elements = (size_t)piece->count * columns;
+        enum hm_status status = gather(exec, part, part->x, NULL, piece->task_first, piece->count,
+                                       columns, x + offset);
+        if (!status && dy)
+            status = gather(exec, part, part->dy, part->view.scale, piece->task_first, piece->count,
+                            columns, dy + offset);
+        if (status) return status;
+        if (all_finite(x + offset, elements) && (!dy || all_finite(dy + offset, elements))) {
+            ++*good;
+            continue;
+        }
+        part->numeric = HM_ERR_NUMERIC;
+        for (size_t j = 0; j < elements; j++) x[offset + j] = 0;
+        for (size_t j = 0; dy && j < elements; j++) dy[offset + j] = 0;
+    }
+    return HM_OK;
+}
+
+enum hm_status hm_server_run_batch(void *arg, struct hm_batch *batch)
+{
+    struct hm_served_pass *pass = arg;
+    struct hm_expert *expert = pass->hosted->expert;
+    struct hm_served_lane *lane = pass->hosted->lane;
+    struct hm_exec *exec = &lane->exec;
+    bool backward = pass->pass == HM_PASS_BACKWARD;
+    uint32_t columns = hm_expert_plan(expert)->input.row[0].dim[0], rows = batch->row_count;
+    struct hm_tensor x = hm_matrix_f32(lane->x.base, rows, columns);
+    struct hm_tensor dy = hm_matrix_f32(lane->dy.base, rows, columns);
+    struct hm_tensor out = hm_matrix_f32(batch->out->base, rows, columns);
+    unsigned good = 0;
+
+    enum hm_status status =
+        gather_batch(exec, batch, columns, hm_f32(&x), backward ? hm_f32(&dy) : NULL, &good);
+    if (!status && good == 0) status = HM_ERR_NUMERIC;
+    if (!status)
+        status = backward ? hm_expert_backward(expert, exec, &x, &dy, &out)
+                          : hm_expert_forward(expert, exec, &x, &out);
+    if (!status) status = exec->device->ops->sync(exec->stream);
+    for (unsigned i = 0; i < batch->piece_count; i++) {
+        struct hm_served_part *part = batch->piece[i].task->arg;
+        part->step = hm_expert_step(expert);
+        if (backward && !status && !part->numeric) part->stepped = true;
+    }
+    return status;
+}
