@@ -1,9 +1,9 @@
 /* server/admit.c - whether a part may enter its expert's queue, and what its end means.
  *
  * At most once: a backward is remembered in its expert's dedupe window from admission on, so that a
- * duplicate is refused even while the first still runs, and forgotten only if it ended without a step.
- * The window is encoded after a snapshot's parameters were copied (save.c): it then knows of every
- * step in them, and perhaps of some that a crash undoes, which is the safe side. */
+ * duplicate is refused even while the first still runs, and forgotten only if it ended without a
+ * step. The window is encoded after a snapshot's parameters were copied (save.c): it then knows of
+ * every step in them, and perhaps of some that a crash undoes, which is the safe side. */
 #include "server/internal.h"
 
 static void part_ended(struct hm_task *task, enum hm_status status, const struct hm_rows *out)
@@ -19,16 +19,16 @@ static void part_ended(struct hm_task *task, enum hm_status status, const struct
         if (call->head.pass == HM_PASS_BACKWARD && !part->stepped)
             hm_dedupe_remove(hosted->dedupe, &call->client, call->head.sequence);
     }
-    hm_server_answer(part, status, status ? NULL : out);
+    hm_expert_server_answer(part, status, status ? NULL : out);
 }
 
-enum hm_status hm_server_admit(struct hm_served_part *part)
+enum hm_status hm_expert_server_admit(struct hm_served_part *part)
 {
     struct hm_served_call *call = part->call;
-    struct hm_server *server = call->server;
+    struct hm_expert_server *server = call->server;
     bool backward = call->head.pass == HM_PASS_BACKWARD;
     if (server->draining) return HM_ERR_DRAINING;
-    part->hosted = hm_server_find(server, part->view.uid.text);
+    part->hosted = hm_expert_server_find(server, part->view.uid.text);
     if (!part->hosted) return HM_ERR_EXPERT_GONE;
     struct hm_hosted *hosted = part->hosted;
     part->step = hosted->step;

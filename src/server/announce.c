@@ -1,9 +1,9 @@
 /* server/announce.c - keeps the swarm's phone book true about this server.
  *
- * The server record goes out every declare_interval and lives twice as long; the expert records change
- * when experts do (here: at start and at the end) and go out with every fourth server record, so that
- * nodes that came later hold them too.  A declaration that fails is tried again at the next turn: a
- * swarm that cannot be reached now may come back. */
+ * The server record goes out every declare_interval and lives twice as long; the expert records
+ * change when experts do (here: at start and at the end) and go out with every fourth server
+ * record, so that nodes that came later hold them too.  A declaration that fails is tried again at
+ * the next turn: a swarm that cannot be reached now may come back. */
 #include "server/internal.h"
 
 #include "base/log.h"
@@ -14,12 +14,12 @@
 
 enum { EXPERTS_EVERY = 4 };
 
-static hm_ns interval(const struct hm_server *server)
+static hm_ns interval(const struct hm_expert_server *server)
 {
     return server->conf.declare_interval ? server->conf.declare_interval : 30 * HM_S;
 }
 
-static void fill_info(struct hm_server *server, struct hm_server_info *info)
+static void fill_info(struct hm_expert_server *server, struct hm_server_info *info)
 {
     struct hm_loop *loop = server->conf.loop;
     *info = (struct hm_server_info){.expert_count = server->hosted.count,
@@ -29,8 +29,7 @@ static void fill_info(struct hm_server *server, struct hm_server_info *info)
     strncpy(info->version, HM_VERSION, sizeof(info->version) - 1);
     for (unsigned id = 0; id < 64; id++)
         if (hm_codec_find((uint8_t)id)) info->codecs |= UINT64_C(1) << id;
-    HM_LIST_EACH(link, &server->hosted_list)
-    {
+    HM_LIST_EACH (link, &server->hosted_list) {
         const struct hm_hosted *hosted = HM_CONTAINER_OF(link, struct hm_hosted, link);
         for (unsigned pass = 0; pass < HM_PASSES; pass++)
             info->rows_queued += hm_pool_rows_queued(hosted->pass[pass].pool);
@@ -42,7 +41,7 @@ static void fill_info(struct hm_server *server, struct hm_server_info *info)
     server->rows_since = now;
 }
 
-static enum hm_status declare(struct hm_server *server, bool experts, bool withdraw,
+static enum hm_status declare(struct hm_expert_server *server, bool experts, bool withdraw,
                               hm_directory_cb cb)
 {
     struct hm_server_info info;
@@ -51,8 +50,8 @@ static enum hm_status declare(struct hm_server *server, bool experts, bool withd
     if (experts) {
         uids = malloc(server->hosted.count * sizeof(*uids) + 1);
         if (!uids) return HM_ERR_NO_MEMORY;
-        HM_LIST_EACH(link, &server->hosted_list)
-        uids[count++] = HM_CONTAINER_OF(link, struct hm_hosted, link)->uid;
+        HM_LIST_EACH (link, &server->hosted_list)
+            uids[count++] = HM_CONTAINER_OF(link, struct hm_hosted, link)->uid;
     }
     fill_info(server, &info);
     hm_ns deadline = hm_deadline_after(server->conf.loop, interval(server) / 2);
@@ -64,8 +63,8 @@ static enum hm_status declare(struct hm_server *server, bool experts, bool withd
 
 static void declared(void *arg, enum hm_status status)
 {
-    struct hm_server *server = arg;
-    server->announcing = false;
+    struct hm_expert_server *server = arg;
+    server->announcing--;
     if (status)
         hm_log(HM_LOG_WARN, "server", "announcing failed (%s), will try again",
                hm_status_text(status));
@@ -77,17 +76,17 @@ static void declared(void *arg, enum hm_status status)
 
 static void announce(struct hm_timer *timer)
 {
-    struct hm_server *server = timer->arg;
+    struct hm_expert_server *server = timer->arg;
     if (server->draining) return;
     hm_timer_start(server->conf.loop, timer, interval(server));
     if (server->announcing) return; /* the one before is still under way */
-    server->announcing = true;
+    server->announcing++;
     bool experts = server->announce_count++ % EXPERTS_EVERY == 0;
     enum hm_status status = declare(server, experts, false, declared);
     if (status) declared(server, status);
 }
 
-void hm_server_announce_start(struct hm_server *server)
+void hm_expert_server_announce_start(struct hm_expert_server *server)
 {
     server->started_wall_ns = hm_loop_wall_ns(server->conf.loop);
     server->rows_since = hm_loop_now(server->conf.loop);
@@ -95,14 +94,14 @@ void hm_server_announce_start(struct hm_server *server)
     hm_timer_start(server->conf.loop, &server->announce_timer, 0);
 }
 
-void hm_server_announce_stop(struct hm_server *server)
+void hm_expert_server_announce_stop(struct hm_expert_server *server)
 {
     hm_timer_stop(server->conf.loop, &server->announce_timer);
 }
 
-void hm_server_withdraw(struct hm_server *server, hm_directory_cb cb)
+void hm_expert_server_withdraw(struct hm_expert_server *server, hm_directory_cb cb)
 {
-    hm_server_announce_stop(server);
+    hm_expert_server_announce_stop(server);
     enum hm_status status = declare(server, true, true, cb);
     if (status) cb(server, status);
 }

@@ -1,11 +1,11 @@
 /* server/drain.c - an orderly end:  withdraw ─► the queue runs empty ─► save ─► done.
  *
- * From the first moment new parts are refused with HM_ERR_DRAINING, so that callers go elsewhere; what
- * was accepted is answered.  Withdrawing and the queue go on side by side; a swarm that does not answer
- * must not keep us from saving. */
+ * From the first moment new parts are refused with HM_ERR_DRAINING, so that callers go elsewhere;
+ * what was accepted is answered.  Withdrawing and the queue go on side by side; a swarm that does
+ * not answer must not keep us from saving. */
 #include "server/internal.h"
 
-static void drained(struct hm_server *server)
+static void drained(struct hm_expert_server *server)
 {
     void (*done)(void *, enum hm_status) = server->drain_done;
     hm_timer_stop(server->conf.loop, &server->drain_timer);
@@ -13,48 +13,48 @@ static void drained(struct hm_server *server)
     done(server->drain_arg, server->drain_status);
 }
 
-static void note(struct hm_server *server, enum hm_status status)
+static void note(struct hm_expert_server *server, enum hm_status status)
 {
     if (status && !server->drain_status) server->drain_status = status;
 }
 
 static void sched_drained(void *arg)
 {
-    struct hm_server *server = arg;
+    struct hm_expert_server *server = arg;
     drained(server);
 }
 
-static void saved(struct hm_server *server, enum hm_status status)
+static void saved(struct hm_expert_server *server, enum hm_status status)
 {
     note(server, status);
     /* Snapshots were the last tasks. */
     hm_sched_drain(server->sched, sched_drained, server);
 }
 
-/* The queue is looked at again every few milliseconds: the scheduler itself must still take snapshots,
- * so it is drained only after them. */
+/* The queue is looked at again every few milliseconds: the scheduler itself must still take
+ * snapshots, so it is drained only after them. */
 static void look(struct hm_timer *timer)
 {
-    struct hm_server *server = timer->arg;
-    bool idle = hm_list_empty(&server->calls_busy) && !server->announcing;
+    struct hm_expert_server *server = timer->arg;
+    bool idle = hm_list_empty(&server->calls_busy) && server->announcing == 0;
     bool late = hm_deadline_left(server->conf.loop, server->drain_deadline) == 0;
     if (!idle && !late) {
         hm_timer_start(server->conf.loop, timer, 5 * HM_MS);
         return;
     }
     if (!idle) note(server, HM_ERR_TIMED_OUT);
-    hm_server_save_all(server, saved);
+    hm_expert_server_save_all(server, saved);
 }
 
 static void withdrawn(void *arg, enum hm_status status)
 {
     (void)status; /* nobody to tell: the records die by themselves within a minute */
-    struct hm_server *server = arg;
-    server->announcing = false;
+    struct hm_expert_server *server = arg;
+    server->announcing--;
 }
 
-void hm_server_drain(struct hm_server *server, hm_ns deadline,
-                     void (*done)(void *arg, enum hm_status status), void *arg)
+void hm_expert_server_drain(struct hm_expert_server *server, hm_ns deadline,
+                            void (*done)(void *arg, enum hm_status status), void *arg)
 {
     HM_ASSERT(server->started && !server->draining);
     server->draining = true;
@@ -63,6 +63,6 @@ void hm_server_drain(struct hm_server *server, hm_ns deadline,
     server->drain_arg = arg;
     server->drain_timer = (struct hm_timer){.cb = look, .arg = server};
     hm_timer_start(server->conf.loop, &server->drain_timer, 0);
-    server->announcing = true;
-    hm_server_withdraw(server, withdrawn);
+    server->announcing++;
+    hm_expert_server_withdraw(server, withdrawn);
 }

@@ -1,25 +1,27 @@
 /* server/handle_call.c - HM_METHOD_EXPERT_CALL: a request in, its parts out one by one.
  *
  *   handle ──► pull the payload into one slab ──► decode the table ──► admit each part
- *                                                                        │ refused: answered at once
- *      finished ◄── last part answered ◄── task ended: answered ◄────────┘
+ *                                                                        │ refused: answered at
+ * once finished ◄── last part answered ◄── task ended: answered ◄────────┘
  *
- * Failure modes: what does not decode is answered as a whole with its status; a part that is refused
- * or fails is answered alone; a caller that is gone has its queued parts cancelled, and what they
- * answer leads nowhere.
- * Invariants: a call in calls_busy is finished exactly once, by the answer that takes parts_left to 0;
- * its slab lives until then, so that the lane may read it. */
+ * Failure modes: what does not decode is answered as a whole with its status; a part that is
+ * refused or fails is answered alone; a caller that is gone has its queued parts cancelled, and
+ * what they answer leads nowhere. Invariants: a call in calls_busy is finished exactly once, by the
+ * answer that takes parts_left to 0; its slab lives until then, so that the lane may read it. */
 #include "server/internal.h"
 
 #include "tensor/codec.h"
 
 #include <string.h>
 
-static struct hm_served_part *parts_of(struct hm_served_call *call) { return call->parts->base; }
+static struct hm_served_part *parts_of(struct hm_served_call *call)
+{
+    return call->parts->base;
+}
 
 static void finish(struct hm_served_call *call)
 {
-    struct hm_server *server = call->server;
+    struct hm_expert_server *server = call->server;
     hm_buf_put(call->slab);
     hm_buf_put(call->parts);
     hm_list_remove(&call->link);
@@ -34,16 +36,15 @@ static void refuse(struct hm_served_call *call, enum hm_status status)
     finish(call);
 }
 
-void hm_server_answer(struct hm_served_part *part, enum hm_status status,
-                      const struct hm_rows *rows)
+void hm_expert_server_answer(struct hm_served_part *part, enum hm_status status,
+                             const struct hm_rows *rows)
 {
     struct hm_served_call *call = part->call;
-    struct hm_server *server = call->server;
+    struct hm_expert_server *server = call->server;
     uint8_t header[HM_CALL_HEADER_BYTES_MAX];
     struct hm_writer writer;
-    struct hm_call_answer answer = {.part = (uint16_t)(part - parts_of(call)),
-                                    .step = part->step,
-                                    .schema = call->head.schema};
+    struct hm_call_answer answer = {
+        .part = (uint16_t)(part - parts_of(call)), .step = part->step, .schema = call->head.schema};
     struct hm_span span = {0};
     unsigned span_count = 0;
     if (status == HM_OK) {
@@ -72,7 +73,8 @@ void hm_server_answer(struct hm_served_part *part, enum hm_status status,
     if (last) finish(call);
 }
 
-/* ---- from a request to its parts ---------------------------------------------------------------- */
+/* ---- from a request to its parts ----------------------------------------------------------------
+ */
 
 static enum hm_status decode_parts(struct hm_served_call *call)
 {
@@ -119,7 +121,7 @@ static void client_id(struct hm_served_call *call)
 static void payload_pulled(void *arg, enum hm_status status)
 {
     struct hm_served_call *call = arg;
-    struct hm_server *server = call->server;
+    struct hm_expert_server *server = call->server;
     if (call->gone) status = HM_ERR_CANCELED;
     if (!status && server->draining) status = HM_ERR_DRAINING;
     if (!status) status = decode_parts(call);
@@ -132,13 +134,13 @@ static void payload_pulled(void *arg, enum hm_status status)
     /* The last refusal may finish the call, so nothing of it is touched after its answer. */
     for (unsigned i = 0, count = call->head.part_count; i < count; i++) {
         struct hm_served_part *part = &parts_of(call)[i];
-        status = hm_server_admit(part);
+        status = hm_expert_server_admit(part);
         if (!status) continue;
         if (status == HM_ERR_DUPLICATE)
             server->parts_duplicate.value++;
         else
             server->parts_refused.value++;
-        hm_server_answer(part, status, NULL);
+        hm_expert_server_answer(part, status, NULL);
     }
 }
 
@@ -154,10 +156,10 @@ static enum hm_status check_head(struct hm_served_call *call, const void *header
     return status;
 }
 
-void hm_server_handle_call(void *arg, struct hm_request *request, const void *header,
-                           size_t header_bytes, struct hm_inbound *in)
+void hm_expert_server_handle_call(void *arg, struct hm_request *request, const void *header,
+                                  size_t header_bytes, struct hm_inbound *in)
 {
-    struct hm_server *server = arg;
+    struct hm_expert_server *server = arg;
     struct hm_link *link = hm_list_pop(&server->calls_free);
     if (!link) {
         hm_inbound_drop(in);
@@ -179,7 +181,7 @@ void hm_server_handle_call(void *arg, struct hm_request *request, const void *he
     if (status) refuse(call, status);
 }
 
-void hm_server_call_gone(void *arg, struct hm_request *request)
+void hm_expert_server_call_gone(void *arg, struct hm_request *request)
 {
     (void)arg;
     struct hm_served_call *call = hm_request_user(request);

@@ -27,7 +27,7 @@ struct hm_served_pass {
 struct hm_hosted {
     struct hm_map_node node; /* by uid */
     struct hm_link link;     /* in hosting order */
-    struct hm_server *server;
+    struct hm_expert_server *server;
     struct hm_served_lane *lane;
     struct hm_uid uid;
     struct hm_expert *expert; /* the lane's once the server has started */
@@ -53,7 +53,7 @@ struct hm_served_part {
 };
 struct hm_served_call {
     struct hm_link link; /* calls_free or calls_busy */
-    struct hm_server *server;
+    struct hm_expert_server *server;
     struct hm_request *request;
     struct hm_call_head head;
     struct hm_client_id client;
@@ -64,8 +64,8 @@ struct hm_served_call {
 };
 
 struct hm_save;
-struct hm_server {
-    struct hm_server_conf conf;
+struct hm_expert_server {
+    struct hm_expert_server_conf conf;
     struct hm_topo_plan plan;
     struct hm_sched *sched;
     struct hm_device *cpu;
@@ -81,7 +81,7 @@ struct hm_server {
     /* announce.c */
     struct hm_timer announce_timer;
     uint64_t announce_count;
-    bool announcing;
+    unsigned announcing; /* declarations under way */
     int64_t started_wall_ns;
     uint64_t rows_done, rows_done_before; /* for the load in the server record */
     hm_ns rows_since;
@@ -101,34 +101,36 @@ struct hm_server {
     struct hm_metric checkpoints_saved, checkpoints_failed;
 };
 
-struct hm_hosted *hm_server_find(const struct hm_server *server, const char *uid);
+struct hm_hosted *hm_expert_server_find(const struct hm_expert_server *server, const char *uid);
 
 /* handle_call.c */
-void hm_server_handle_call(void *arg, struct hm_request *request, const void *header,
-                           size_t header_bytes, struct hm_inbound *in);
-void hm_server_call_gone(void *arg, struct hm_request *request);
+void hm_expert_server_handle_call(void *arg, struct hm_request *request, const void *header,
+                                  size_t header_bytes, struct hm_inbound *in);
+void hm_expert_server_call_gone(void *arg, struct hm_request *request);
 /* Answers one part; its call is finished, and its memory gone, with the last one. */
-void hm_server_answer(struct hm_served_part *part, enum hm_status status,
-                      const struct hm_rows *rows);
-/* admit.c: HM_OK: the task is queued and will end.  Else nothing was kept; the status is the answer. */
-HM_MUST_CHECK enum hm_status hm_server_admit(struct hm_served_part *part);
+void hm_expert_server_answer(struct hm_served_part *part, enum hm_status status,
+                             const struct hm_rows *rows);
+/* admit.c: HM_OK: the task is queued and will end.  Else nothing was kept; the status is the
+ * answer. */
+HM_MUST_CHECK enum hm_status hm_expert_server_admit(struct hm_served_part *part);
 /* run.c: lane thread; `arg` is a struct hm_served_pass. */
-enum hm_status hm_server_run_batch(void *arg, struct hm_batch *batch);
+enum hm_status hm_expert_server_run_batch(void *arg, struct hm_batch *batch);
 /* handle_info.c */
-void hm_server_handle_info(void *arg, struct hm_request *request, const void *header,
-                           size_t header_bytes, struct hm_inbound *in);
-void hm_server_handle_status(void *arg, struct hm_request *request, const void *header,
-                             size_t header_bytes, struct hm_inbound *in);
+void hm_expert_server_handle_info(void *arg, struct hm_request *request, const void *header,
+                                  size_t header_bytes, struct hm_inbound *in);
+void hm_expert_server_handle_status(void *arg, struct hm_request *request, const void *header,
+                                    size_t header_bytes, struct hm_inbound *in);
 /* announce.c */
-void hm_server_announce_start(struct hm_server *server);
-void hm_server_announce_stop(struct hm_server *server);
-void hm_server_withdraw(struct hm_server *server, hm_directory_cb cb);
+void hm_expert_server_announce_start(struct hm_expert_server *server);
+void hm_expert_server_announce_stop(struct hm_expert_server *server);
+void hm_expert_server_withdraw(struct hm_expert_server *server, hm_directory_cb cb);
 /* save.c */
-HM_MUST_CHECK enum hm_status hm_server_save_start(struct hm_server *server);
+HM_MUST_CHECK enum hm_status hm_expert_server_save_start(struct hm_expert_server *server);
 /* Saves every expert that has stepped since its last checkpoint; done has the first failure. */
-void hm_server_save_all(struct hm_server *server,
-                        void (*done)(struct hm_server *server, enum hm_status status));
-void hm_server_save_stop(struct hm_server *server); /* no save may be running */
-enum hm_status hm_server_run_snapshot(void *arg, struct hm_batch *batch); /* lane thread */
+void hm_expert_server_save_all(struct hm_expert_server *server,
+                               void (*done)(struct hm_expert_server *server,
+                                            enum hm_status status));
+void hm_expert_server_save_stop(struct hm_expert_server *server); /* no save may be running */
+enum hm_status hm_expert_server_run_snapshot(void *arg, struct hm_batch *batch); /* lane thread */
 
 #endif

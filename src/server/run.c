@@ -1,8 +1,9 @@
 /* server/run.c - what a batch is: gather its pieces' rows, compute, hand back.  Lane thread.
  *
  * Each piece's rows are checked as they are gathered: rows that are not finite are a stranger's
- * fault, so they are left out (as zeros, whose gradient is zero) and that part alone is refused; the
- * others in the batch, and the expert, never see them.  A batch of nothing else steps nothing. */
+ * fault, so they are left out (as zeros, whose gradient is zero) and that part alone is refused;
+ * the others in the batch, and the expert, never see them.  A batch of nothing else steps nothing.
+ */
 #include "server/internal.h"
 
 #include <math.h>
@@ -29,7 +30,8 @@ static enum hm_status gather(struct hm_exec *exec, const struct hm_served_part *
     struct hm_tensor to = hm_matrix_f32(into, count, columns);
     struct hm_tensor from = hm_matrix_f32((float *)rows, part->call->head.row_count, columns);
     if (!view->index) /* contiguous: the rows themselves */
-        from = hm_matrix_f32((float *)rows + (size_t)(view->first + first) * columns, count, columns);
+        from =
+            hm_matrix_f32((float *)rows + (size_t)(view->first + first) * columns, count, columns);
     return exec->device->ops->gather(exec->stream, &from, view->index ? view->index + first : NULL,
                                      scale ? scale + first : NULL, &to);
 }
@@ -44,8 +46,8 @@ static enum hm_status gather_batch(struct hm_exec *exec, const struct hm_batch *
         struct hm_served_part *part = piece->task->arg;
         size_t offset = (size_t)piece->batch_first * columns;
         size_t elements = (size_t)piece->count * columns;
-        enum hm_status status = gather(exec, part, part->x, NULL, piece->task_first, piece->count,
-                                       columns, x + offset);
+        enum hm_status status =
+            gather(exec, part, part->x, NULL, piece->task_first, piece->count, columns, x + offset);
         if (!status && dy)
             status = gather(exec, part, part->dy, part->view.scale, piece->task_first, piece->count,
                             columns, dy + offset);
@@ -61,7 +63,7 @@ static enum hm_status gather_batch(struct hm_exec *exec, const struct hm_batch *
     return HM_OK;
 }
 
-enum hm_status hm_server_run_batch(void *arg, struct hm_batch *batch)
+enum hm_status hm_expert_server_run_batch(void *arg, struct hm_batch *batch)
 {
     struct hm_served_pass *pass = arg;
     struct hm_expert *expert = pass->hosted->expert;

@@ -5,8 +5,8 @@
  *     loop: encode the dedupe window, which then knows of every step in the copy
  *     I/O thread: write, fsync, rename
  *
- * Failure modes: an expert that cannot be saved (full disk) is logged once and tried again at the next
- * round; the generation on the disk stays as it is. */
+ * Failure modes: an expert that cannot be saved (full disk) is logged once and tried again at the
+ * next round; the generation on the disk stays as it is. */
 #include "server/internal.h"
 
 #include "base/log.h"
@@ -14,24 +14,25 @@
 #include <stdlib.h>
 
 struct hm_save {
-    struct hm_server *server;
+    struct hm_expert_server *server;
     struct hm_timer timer; /* the next periodic round */
     bool running;
-    struct hm_link *next; /* in hosted_list: to be looked at next */
+    struct hm_link *next;     /* in hosted_list: to be looked at next */
     struct hm_hosted *hosted; /* being saved */
     struct hm_snapshot *snapshot;
     struct hm_task task;
     struct hm_job job;
     enum hm_status written, first_failure;
     /* Who waits: at most one, besides a periodic round that may be running when drain asks. */
-    void (*done)(struct hm_server *server, enum hm_status status);
-    void (*queued)(struct hm_server *server, enum hm_status status); /* starts a round of its own */
+    void (*done)(struct hm_expert_server *server, enum hm_status status);
+    void (*queued)(struct hm_expert_server *server,
+                   enum hm_status status); /* starts a round of its own */
 };
 
 static void save_next(struct hm_save *save);
 
 static void start_round(struct hm_save *save,
-                        void (*done)(struct hm_server *server, enum hm_status status))
+                        void (*done)(struct hm_expert_server *server, enum hm_status status))
 {
     save->running = true;
     save->done = done;
@@ -42,13 +43,13 @@ static void start_round(struct hm_save *save,
 
 static void round_ended(struct hm_save *save)
 {
-    struct hm_server *server = save->server;
-    void (*done)(struct hm_server *, enum hm_status) = save->done;
+    struct hm_expert_server *server = save->server;
+    void (*done)(struct hm_expert_server *, enum hm_status) = save->done;
     enum hm_status status = save->first_failure;
     save->running = false;
     save->done = NULL;
     if (save->queued) {
-        void (*queued)(struct hm_server *, enum hm_status) = save->queued;
+        void (*queued)(struct hm_expert_server *, enum hm_status) = save->queued;
         save->queued = NULL;
         start_round(save, queued);
     }
@@ -57,7 +58,7 @@ static void round_ended(struct hm_save *save)
 
 static void expert_ended(struct hm_save *save, enum hm_status status)
 {
-    struct hm_server *server = save->server;
+    struct hm_expert_server *server = save->server;
     if (status == HM_OK) {
         save->hosted->saved_step = hm_snapshot_step(save->snapshot);
         server->saved_count++;
@@ -111,7 +112,7 @@ ended:
     if (status) expert_ended(save, status);
 }
 
-enum hm_status hm_server_run_snapshot(void *arg, struct hm_batch *batch)
+enum hm_status hm_expert_server_run_snapshot(void *arg, struct hm_batch *batch)
 {
     (void)arg;
     struct hm_save *save = batch->piece[0].task->arg;
@@ -120,7 +121,7 @@ enum hm_status hm_server_run_snapshot(void *arg, struct hm_batch *batch)
 
 static void save_next(struct hm_save *save)
 {
-    struct hm_server *server = save->server;
+    struct hm_expert_server *server = save->server;
     struct hm_hosted *hosted = NULL;
     while (save->next != &server->hosted_list && !hosted) {
         hosted = HM_CONTAINER_OF(save->next, struct hm_hosted, link);
@@ -144,7 +145,8 @@ static void save_next(struct hm_save *save)
     if (status) expert_ended(save, status);
 }
 
-/* ---- when --------------------------------------------------------------------------------------- */
+/* ---- when ---------------------------------------------------------------------------------------
+ */
 
 static void save_due(struct hm_timer *timer)
 {
@@ -154,7 +156,7 @@ static void save_due(struct hm_timer *timer)
     if (!save->running) start_round(save, NULL);
 }
 
-enum hm_status hm_server_save_start(struct hm_server *server)
+enum hm_status hm_expert_server_save_start(struct hm_expert_server *server)
 {
     struct hm_save *save = calloc(1, sizeof(*save));
     if (!save) return HM_ERR_NO_MEMORY;
@@ -166,8 +168,8 @@ enum hm_status hm_server_save_start(struct hm_server *server)
     return HM_OK;
 }
 
-void hm_server_save_all(struct hm_server *server,
-                        void (*done)(struct hm_server *server, enum hm_status status))
+void hm_expert_server_save_all(struct hm_expert_server *server,
+                               void (*done)(struct hm_expert_server *server, enum hm_status status))
 {
     struct hm_save *save = server->save;
     HM_ASSERT(!save->queued);
@@ -177,7 +179,7 @@ void hm_server_save_all(struct hm_server *server,
         start_round(save, done);
 }
 
-void hm_server_save_stop(struct hm_server *server)
+void hm_expert_server_save_stop(struct hm_expert_server *server)
 {
     struct hm_save *save = server->save;
     if (!save) return;

@@ -1,7 +1,7 @@
 /* server/server.c - making and unmaking a server: lanes, experts, pools, methods.
  *
- * Invariants: every map, list and pool is sized at create or start; an expert's arrays belong to its
- * lane's thread from start to destroy. */
+ * Invariants: every map, list and pool is sized at create or start; an expert's arrays belong to
+ * its lane's thread from start to destroy. */
 #include "server/internal.h"
 
 #include <stdio.h>
@@ -16,14 +16,14 @@ static bool uid_equal(const struct hm_map_node *node, const void *key)
     return strcmp(hosted->uid.text, key) == 0;
 }
 
-struct hm_hosted *hm_server_find(const struct hm_server *server, const char *uid)
+struct hm_hosted *hm_expert_server_find(const struct hm_expert_server *server, const char *uid)
 {
     uint64_t hash = hm_hash(uid, strlen(uid), server->hash_seed);
     struct hm_map_node *node = hm_map_find(&server->hosted, hash, uid_equal, uid);
     return node ? HM_CONTAINER_OF(node, struct hm_hosted, node) : NULL;
 }
 
-static void metrics_add(struct hm_server *server)
+static void metrics_add(struct hm_expert_server *server)
 {
     const struct {
         struct hm_metric *metric;
@@ -43,7 +43,7 @@ static void metrics_add(struct hm_server *server)
     }
 }
 
-static void metrics_remove(struct hm_server *server)
+static void metrics_remove(struct hm_expert_server *server)
 {
     if (!server->conf.metrics) return;
     hm_metrics_remove(&server->parts_ok);
@@ -54,10 +54,11 @@ static void metrics_remove(struct hm_server *server)
     hm_metrics_remove(&server->checkpoints_failed);
 }
 
-enum hm_status hm_server_create(const struct hm_server_conf *conf, struct hm_server **out)
+enum hm_status hm_expert_server_create(const struct hm_expert_server_conf *conf,
+                                       struct hm_expert_server **out)
 {
     HM_ASSERT(conf->plan->lane_count > 0 && conf->batch_rows_max > 0 && conf->calls_max > 0);
-    struct hm_server *server = calloc(1, sizeof(*server));
+    struct hm_expert_server *server = calloc(1, sizeof(*server));
     if (!server) return HM_ERR_NO_MEMORY;
     server->conf = *conf;
     server->plan = *conf->plan;
@@ -101,7 +102,8 @@ err_free:
     return status;
 }
 
-/* ---- hosting ------------------------------------------------------------------------------------ */
+/* ---- hosting ------------------------------------------------------------------------------------
+ */
 
 /* Restores `hosted` from its newest checkpoint; a new expert stays as it was made. */
 static enum hm_status restore(struct hm_hosted *hosted)
@@ -121,11 +123,11 @@ static enum hm_status restore(struct hm_hosted *hosted)
     return HM_OK;
 }
 
-enum hm_status hm_server_host(struct hm_server *server, const struct hm_uid *uid,
-                              const struct hm_expert_conf *conf, uint64_t *restored_step)
+enum hm_status hm_expert_server_host(struct hm_expert_server *server, const struct hm_uid *uid,
+                                     const struct hm_expert_conf *conf, uint64_t *restored_step)
 {
     HM_ASSERT(!server->started);
-    if (hm_server_find(server, uid->text))
+    if (hm_expert_server_find(server, uid->text))
         return hm_fail(HM_ERR_INVALID, "expert %s is named twice; name each expert once",
                        uid->text);
     if (server->hosted.count == server->conf.experts_max)
@@ -157,7 +159,8 @@ err_free:
     return status;
 }
 
-/* ---- start -------------------------------------------------------------------------------------- */
+/* ---- start --------------------------------------------------------------------------------------
+ */
 
 static void enter_lane(void *arg)
 {
@@ -165,7 +168,7 @@ static void enter_lane(void *arg)
     hm_device_cpu_team(lane->team);
 }
 
-static enum hm_status lane_start(struct hm_server *server, unsigned index)
+static enum hm_status lane_start(struct hm_expert_server *server, unsigned index)
 {
     struct hm_served_lane *lane = &server->lane[index];
     const struct hm_topo_lane *place = &server->plan.lane[index];
@@ -186,16 +189,15 @@ static enum hm_status lane_start(struct hm_server *server, unsigned index)
                                 .queue_rows_max = SNAPSHOTS_MAX,
                                 .queue_tasks_max = SNAPSHOTS_MAX,
                                 .priority = HM_PRIORITY_BACKGROUND,
-                                .run = hm_server_run_snapshot};
+                                .run = hm_expert_server_run_snapshot};
     return hm_pool_create(server->sched, &conf, &lane->snapshots);
 }
 
 /* The lane's arena: for the largest batch of the hungriest of its experts. */
-static enum hm_status lane_alloc(struct hm_server *server, struct hm_served_lane *lane)
+static enum hm_status lane_alloc(struct hm_expert_server *server, struct hm_served_lane *lane)
 {
     uint64_t row_bytes = 0, scratch = 0, rows = server->conf.batch_rows_max;
-    HM_LIST_EACH(link, &server->hosted_list)
-    {
+    HM_LIST_EACH (link, &server->hosted_list) {
         struct hm_hosted *hosted = HM_CONTAINER_OF(link, struct hm_hosted, link);
         const struct hm_plan *plan = hm_expert_plan(hosted->expert);
         uint64_t in = 0, out = 0;
@@ -216,7 +218,7 @@ static enum hm_status lane_alloc(struct hm_server *server, struct hm_served_lane
 
 static enum hm_status pool_create(struct hm_hosted *hosted, enum hm_pass pass)
 {
-    const struct hm_server_conf *conf = &hosted->server->conf;
+    const struct hm_expert_server_conf *conf = &hosted->server->conf;
     const struct hm_plan *plan = hm_expert_plan(hosted->expert);
     bool forward = pass == HM_PASS_FORWARD;
     uint64_t row_bytes = 0;
@@ -236,12 +238,12 @@ static enum hm_status pool_create(struct hm_hosted *hosted, enum hm_pass pass)
                                 .batch_delay_max = conf->batch_delay_max,
                                 .priority = forward ? HM_PRIORITY_INFERENCE : HM_PRIORITY_TRAINING,
                                 .out_row_bytes = row_bytes,
-                                .run = hm_server_run_batch,
+                                .run = hm_expert_server_run_batch,
                                 .arg = served};
     return hm_pool_create(hosted->server->sched, &pool, &served->pool);
 }
 
-static enum hm_status serve(struct hm_server *server)
+static enum hm_status serve(struct hm_expert_server *server)
 {
     /* A call holds its slab and its answers' slabs at once: a quarter each keeps two going. */
     size_t payload_bytes_max = hm_buf_pool_bytes_max(server->conf.buffers) / 4;
@@ -249,22 +251,22 @@ static enum hm_status serve(struct hm_server *server)
     server->methods[0] = (struct hm_method){.id = HM_METHOD_EXPERT_CALL,
                                             .name = "expert.call",
                                             .payload_bytes_max = payload_bytes_max,
-                                            .handle = hm_server_handle_call,
-                                            .gone = hm_server_call_gone,
+                                            .handle = hm_expert_server_handle_call,
+                                            .gone = hm_expert_server_call_gone,
                                             .arg = server};
     server->methods[1] = (struct hm_method){.id = HM_METHOD_EXPERT_INFO,
                                             .name = "expert.info",
-                                            .handle = hm_server_handle_info,
+                                            .handle = hm_expert_server_handle_info,
                                             .arg = server};
     server->methods[2] = (struct hm_method){.id = HM_METHOD_SERVER_STATUS,
                                             .name = "server.status",
-                                            .handle = hm_server_handle_status,
+                                            .handle = hm_expert_server_handle_status,
                                             .arg = server};
     return hm_rpc_serve(server->conf.rpc, server->methods, HM_COUNT_OF(server->methods));
 }
 
-enum hm_status hm_server_start(struct hm_server *server,
-                               void (*done)(void *arg, enum hm_status status), void *arg)
+enum hm_status hm_expert_server_start(struct hm_expert_server *server,
+                                      void (*done)(void *arg, enum hm_status status), void *arg)
 {
     HM_ASSERT(!server->started);
     enum hm_status status = HM_OK;
@@ -272,8 +274,7 @@ enum hm_status hm_server_start(struct hm_server *server,
     for (unsigned i = 0; i < server->plan.lane_count && !status; i++)
         status = lane_start(server, i);
     if (status) return status;
-    HM_LIST_EACH(link, &server->hosted_list)
-    {
+    HM_LIST_EACH (link, &server->hosted_list) {
         struct hm_hosted *hosted = HM_CONTAINER_OF(link, struct hm_hosted, link);
         hosted->lane = &server->lane[turn++ % server->lane_count];
         for (unsigned pass = 0; pass < HM_PASSES && !status; pass++)
@@ -284,20 +285,21 @@ enum hm_status hm_server_start(struct hm_server *server,
         status = lane_alloc(server, &server->lane[i]);
     if (status) return status;
     status = hm_worker_start(server->conf.loop, &server->plan.io, IO_JOBS_MAX, &server->io);
-    if (!status) status = hm_server_save_start(server);
+    if (!status) status = hm_expert_server_save_start(server);
     if (!status) status = serve(server);
     if (status) return status;
 
     server->started = true;
     server->start_done = done;
     server->start_arg = arg;
-    hm_server_announce_start(server);
+    hm_expert_server_announce_start(server);
     return HM_OK;
 }
 
-/* ---- the end ------------------------------------------------------------------------------------ */
+/* ---- the end ------------------------------------------------------------------------------------
+ */
 
-static void lane_destroy(struct hm_server *server, struct hm_served_lane *lane)
+static void lane_destroy(struct hm_expert_server *server, struct hm_served_lane *lane)
 {
     const struct hm_device_ops *ops = server->cpu->ops;
     if (lane->snapshots) hm_pool_destroy(lane->snapshots);
@@ -308,11 +310,11 @@ static void lane_destroy(struct hm_server *server, struct hm_served_lane *lane)
     ops->stream_destroy(lane->exec.stream);
 }
 
-void hm_server_destroy(struct hm_server *server)
+void hm_expert_server_destroy(struct hm_expert_server *server)
 {
     HM_ASSERT(hm_list_empty(&server->calls_busy));
-    hm_server_announce_stop(server);
-    hm_server_save_stop(server);
+    hm_expert_server_announce_stop(server);
+    hm_expert_server_save_stop(server);
     if (server->io) hm_worker_stop(server->io);
     struct hm_link *link;
     while ((link = hm_list_pop(&server->hosted_list))) {
@@ -333,5 +335,11 @@ void hm_server_destroy(struct hm_server *server)
     free(server);
 }
 
-unsigned hm_server_expert_count(const struct hm_server *server) { return server->hosted.count; }
-uint64_t hm_server_saved_count(const struct hm_server *server) { return server->saved_count; }
+unsigned hm_expert_server_expert_count(const struct hm_expert_server *server)
+{
+    return server->hosted.count;
+}
+uint64_t hm_expert_server_saved_count(const struct hm_expert_server *server)
+{
+    return server->saved_count;
+}

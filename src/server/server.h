@@ -17,8 +17,8 @@
 #include "sched/sched.h"
 #include "topo/topo.h"
 
-struct hm_server;
-struct hm_server_conf {
+struct hm_expert_server;
+struct hm_expert_server_conf {
     struct hm_loop *loop;
     struct hm_rpc *rpc;
     struct hm_directory *directory;
@@ -34,29 +34,31 @@ struct hm_server_conf {
     hm_ns save_interval;    /* 0: at exit only */
     hm_ns declare_interval; /* 0: 30 s; server records live twice as long */
 };
-HM_MUST_CHECK enum hm_status hm_server_create(const struct hm_server_conf *conf,
-                                              struct hm_server **server);
+HM_MUST_CHECK enum hm_status hm_expert_server_create(const struct hm_expert_server_conf *conf,
+                                                     struct hm_expert_server **server);
 /* Makes an expert, restored from its newest checkpoint if there is one (*restored_step; 0: new).
  * HM_ERR_CORRUPT: checkpoints exist and none is readable; nothing is overwritten. */
-HM_MUST_CHECK enum hm_status hm_server_host(struct hm_server *server, const struct hm_uid *uid,
-                                            const struct hm_expert_conf *conf,
-                                            uint64_t *restored_step);
+HM_MUST_CHECK enum hm_status hm_expert_server_host(struct hm_expert_server *server,
+                                                   const struct hm_uid *uid,
+                                                   const struct hm_expert_conf *conf,
+                                                   uint64_t *restored_step);
 /* Lanes run, methods answer, the first announcement is made; `done` has its status.  On an error
  * from the call itself done never runs, and the server may only be destroyed. */
-HM_MUST_CHECK enum hm_status hm_server_start(struct hm_server *server,
-                                             void (*done)(void *arg, enum hm_status status),
-                                             void *arg);
-/* Withdraws, refuses new parts (HM_ERR_DRAINING), runs what is queued, saves every expert.  done has
- * the first failure; HM_ERR_TIMED_OUT if calls were still running at the deadline. */
-void hm_server_drain(struct hm_server *server, hm_ns deadline,
-                     void (*done)(void *arg, enum hm_status status), void *arg);
+HM_MUST_CHECK enum hm_status hm_expert_server_start(struct hm_expert_server *server,
+                                                    void (*done)(void *arg, enum hm_status status),
+                                                    void *arg);
+/* Withdraws, refuses new parts (HM_ERR_DRAINING), runs what is queued, saves every expert.  done
+ * has the first failure; HM_ERR_TIMED_OUT if calls were still running at the deadline. */
+void hm_expert_server_drain(struct hm_expert_server *server, hm_ns deadline,
+                            void (*done)(void *arg, enum hm_status status), void *arg);
 /* After drain, and after rpc has closed, so that no request can come any more. */
-void hm_server_destroy(struct hm_server *server);
+void hm_expert_server_destroy(struct hm_expert_server *server);
 
-unsigned hm_server_expert_count(const struct hm_server *server);
-uint64_t hm_server_saved_count(const struct hm_server *server); /* checkpoints written */
+unsigned hm_expert_server_expert_count(const struct hm_expert_server *server);
+uint64_t
+hm_expert_server_saved_count(const struct hm_expert_server *server); /* checkpoints written */
 /* {"experts":[{"uid":…,"step":…,"rows_queued":…}],"metrics":{…}}: what HM_METHOD_SERVER_STATUS
  * answers. */
-void hm_server_status_json(const struct hm_server *server, struct hm_json *json);
+void hm_expert_server_status_json(const struct hm_expert_server *server, struct hm_json *json);
 
 #endif
