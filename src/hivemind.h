@@ -1,0 +1,164 @@
+/* hivemind.h - the public C API: the only installed header.
+ *
+ * A node is one process's place in a swarm.  Through it a trainer finds and calls experts on other
+ * machines, with gradients (hm_remote_expert, hm_remote_mixture, hm_tape), and a server hosts them
+ * (hm_server).
+ *
+ * Threads: every function may be called from any thread, one thread at a time for each object, and
+ * blocks until done or past its deadline.
+ * Errors:  0 or a negative status; hm_last_error() then has the line a person needs (what was wrong,
+ * how to mend it), for the calling thread.  Outputs are written on success only.
+ * Memory:  tensors are the caller's, dense, rows first.  Objects end by their close or put, children
+ * before the node.  */
+#ifndef HIVEMIND_H
+#define HIVEMIND_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+const char *hm_last_error(void);
+const char *hm_version(void);
+
+/* ---- node --------------------------------------------------------------------------------------- */
+
+struct hm_node;
+struct hm_node_options {
+    const char
+        *state_dir;     /* key, checkpoints; made if absent, locked; NULL: an ephemeral identity */
+    const char *join;   /* "hm://id@host:port[,host:port...]"; NULL: a new swarm */
+    const char *listen; /* "host:port", port 0: any; NULL: dials out only (a trainer) */
+    const char
+        *advertise;    /* "host:port" that others reach us at, where it differs; NULL: `listen` */
+    const char *swarm; /* the swarm's public name; NULL: the join line's, or none */
+    size_t memory_bytes_max; /* of message buffers; 0: 2 GiB */
+    int join_timeout_ms;     /* 0: 10,000 */
+};
+/* Joins before it returns: a dead join line is an error here, not later. */
+int hm_node_open(const struct hm_node_options *options, struct hm_node **node);
+/* The line that others join with; an error for a node that does not listen. */
+int hm_node_join_line(struct hm_node *node, char *line, size_t line_bytes);
+/* What the node knows of its swarm, as one line of JSON (free() it): experts, servers, load. */
+int hm_node_swarm_json(struct hm_node *node, int timeout_ms, char **json);
+void hm_node_close(struct hm_node *node); /* NULL is allowed */
+
+/* ---- tensors ------------------------------------------------------------------------------------ */
+
+/* f32, dense; the last dimension is the features, all before it are rows. */
+enum { HM_ARRAY_DIMS_MAX = 4 };
+struct hm_array {
+    unsigned dims;
+    uint32_t dim[HM_ARRAY_DIMS_MAX];
+    float *data;
+};
+
+/* ---- remote experts ----------------------------------------------------------------------------- */
+
+struct hm_remote_expert; /* one expert on a remote runtime */
+struct hm_remote_expert_info {
+    char uid[128];
+    char kind[32];
+    uint32_t hidden;
+    uint64_t step; /* optimizer steps it has made */
+    uint64_t parameter_count;
+};
+int hm_remote_expert_find(struct hm_node *node, const char *uid, int timeout_ms,
+                          struct hm_remote_expert **expert);
+int hm_remote_expert_info(struct hm_remote_expert *expert, int timeout_ms,
+                          struct hm_remote_expert_info *info);
+/* y has x's shape. */
+int hm_remote_expert_forward(struct hm_remote_expert *expert, const struct hm_array *x,
+                             struct hm_array *y, int timeout_ms);
+/* Gradient with respect to x; the expert itself makes one optimizer step on its side.  Applied at
+ * most once. */
+int hm_remote_expert_backward(struct hm_remote_expert *expert, const struct hm_array *x,
+                              const struct hm_array *dy, struct hm_array *dx, int timeout_ms);
+void hm_remote_expert_put(struct hm_remote_expert *expert);
+
+struct hm_remote_mixture; /* gate + beam search over a grid of experts */
+struct hm_remote_mixture_options {
+    const char *name; /* "ffn" */
+    unsigned grid_dims;
+    uint32_t grid[4];
+    uint32_t hidden;
+    uint32_t k_best;            /* experts a row; 0: 4 */
+    uint32_t k_min;             /* that must answer each row; 0: 1 */
+    uint32_t backward_k_min;    /* that must answer backward; may be 0 */
+    int forward_timeout_ms;     /* 0: 5,000 */
+    int backward_timeout_ms;    /* 0: 5,000 */
+    int timeout_after_k_min_ms; /* once k_min have answered every row; 0: 1,000 */
+    float balance;              /* weight of the load-balancing loss; 0: none */
+    uint64_t seed;              /* of the gate's first parameters */
+};
+int hm_remote_mixture_open(struct hm_node *node, const struct hm_remote_mixture_options *options,
+                           struct hm_remote_mixture **mixture);
+/* Which experts are best for each row, to be called by the caller: uid[row * k_best + i] ("" where
+ * there are fewer) and the gate's logit of each. */
+int hm_remote_mixture_choose(struct hm_remote_mixture *mixture, const struct hm_array *x,
+                             char (*uid)[128], float *logit);
+void hm_remote_mixture_close(struct hm_remote_mixture *mixture);
+
+/* ---- tape: reverse-mode autograd over local layers and remote experts alike ----------------------- */
+
+struct hm_tape;
+struct hm_module;          /* a local layer with parameters */
+typedef uint32_t hm_value; /* index of a value on the tape; an op on a failed value fails with it */
+int hm_module_linear(uint32_t in, uint32_t out, uint64_t seed, struct hm_module **module);
+int hm_module_layer_norm(uint32_t columns, struct hm_module **module);
+int hm_module_relu(struct hm_module **module);
+void hm_module_close(struct hm_module *module);
+
+int hm_tape_open(struct hm_node *node, struct hm_tape **tape);
+hm_value hm_tape_input(struct hm_tape *tape, const struct hm_array *x);
+hm_value hm_tape_apply(struct hm_tape *tape, struct hm_module *module, hm_value x);
+hm_value hm_tape_add(struct hm_tape *tape, hm_value a, hm_value b);
+hm_value hm_tape_remote_expert(struct hm_tape *tape, struct hm_remote_expert *expert, hm_value x);
+hm_value hm_tape_remote_mixture(struct hm_tape *tape, struct hm_remote_mixture *mixture,
+                                hm_value x);
+/* Mean over rows of -log softmax(logits)[label]. */
+hm_value hm_tape_cross_entropy(struct hm_tape *tape, hm_value logits, const int64_t *label);
+/* The values themselves; the array points into the tape, until reset. */
+int hm_tape_read(struct hm_tape *tape, hm_value value, struct hm_array *array);
+/* First error of the whole pass, also of the forward ops.  Parameters of modules and mixtures get
+ * their gradients; remote experts make their own steps. */
+int hm_tape_backward(struct hm_tape *tape, hm_value loss);
+/* One Adam step of every module and gate that has gradients, and forgets the gradients. */
+int hm_tape_step(struct hm_tape *tape, float rate);
+void hm_tape_reset(struct hm_tape *tape); /* forgets values and gradients, keeps memory */
+void hm_tape_close(struct hm_tape *tape);
+
+/* ---- server: hosts experts ------------------------------------------------------------------------ */
+
+struct hm_server; /* wraps the runtime (pools, lanes) and announces its experts in the DHT */
+struct hm_server_options {
+    const char *device;                      /* NULL: "auto" */
+    uint32_t batch_rows_max, queue_rows_max; /* 0: 2,048 and 65,536 */
+    int save_interval_ms;                    /* 0: at exit only; needs the node's state_dir */
+    unsigned lane_threads;                   /* 0: all that the lane's place has */
+};
+struct hm_expert_options {
+    const char *kind; /* NULL: "ffn" */
+    uint32_t hidden;
+    const char *optimizer; /* NULL: "adam" */
+    float rate;            /* learning rate; 0: 0.001 */
+    float clip_norm;       /* 0: no clipping */
+    float weight_decay;
+    uint64_t seed;
+};
+int hm_server_open(struct hm_node *node, const struct hm_server_options *options,
+                   struct hm_server **server);
+/* A uid or a pattern ("ffn.[0:4].[0:4]"), before start; experts are restored from their checkpoints. */
+int hm_server_host(struct hm_server *server, const char *pattern,
+                   const struct hm_expert_options *options);
+int hm_server_start(struct hm_server *server);                 /* serves and announces */
+int hm_server_drain(struct hm_server *server, int timeout_ms); /* withdraw, finish, save */
+void hm_server_close(struct hm_server *server);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
