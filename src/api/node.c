@@ -5,7 +5,7 @@
 #include "api/node.h"
 
 #include "api/state.h"
-#include "base/log.h"
+#include "base/rng.h"
 
 #include <stdio.h>
 #include <stdlib.h>
