@@ -58,10 +58,9 @@ struct hm_found {
 typedef void (*hm_dht_found_cb)(void *arg, enum hm_status status, const struct hm_found *found,
                                 unsigned key_count);
 /* `keys` are copied.  A key without entries is found with record_count 0 (and HM_OK): absence is
- * an answer.
- * HM_ERR_TIMED_OUT: what was found by then is given all the same.  HM_ERR_PEER_UNREACHABLE: no
- *                   node could be asked (and
- * nothing is held here).  HM_ERR_BUSY from the call: queries_max. */
+ * an answer.  HM_ERR_TIMED_OUT: what was found by then is given all the same.
+ * HM_ERR_PEER_UNREACHABLE: no node could be asked (and nothing is held here).  HM_ERR_BUSY from
+ * the call: queries_max. */
 HM_MUST_CHECK enum hm_status hm_dht_find(struct hm_dht *dht, const struct hm_dht_id *keys,
                                          unsigned count, hm_ns deadline, hm_dht_found_cb cb,
                                          void *arg, struct hm_dht_query **query);
