@@ -1,0 +1,215 @@
+/* transport/rpc.c - opening and closing of rpc, its tables and its methods.
+ *
+ * Owns struct hm_rpc: all memory is taken in hm_rpc_open, in arrays of fixed size whose unused
+ * pages cost nothing.
+ *
+ *   open --> running --> hm_rpc_close --> closing (next turn: calls end, requests go, the transport
+ * closes)
+ *                                            |
+ *                                            +--> when the transport is closed, every call has
+ * ended and every request has been answered last: done, and it is gone
+ *
+ * Invariant: rpc is freed in a turn of its own, with no function of this folder on the stack. */
+#include "transport/rpc_internal.h"
+
+#include "base/rng.h"
+
+enum { PEERS_MAX = 1024, CALLS_MAX = 4096, REQUESTS_MAX = 4096 }; /* where conf says 0 */
+
+static void on_close_timer(struct hm_timer *timer);
+
+static void tables_fini(struct hm_rpc *rpc)
+{
+    hm_map_fini(&rpc->peers);
+    hm_map_fini(&rpc->calls);
+    hm_map_fini(&rpc->requests_by_id);
+    rpc->peer_slots.used = 0; /* known peers, needed by nobody */
+    hm_slots_fini(&rpc->peer_slots);
+    hm_slots_fini(&rpc->conn_slots);
+    hm_slots_fini(&rpc->send_slots);
+    hm_slots_fini(&rpc->request_slots);
+    hm_slots_fini(&rpc->dial_slots);
+}
+
+/* What a failed one leaves, tables_fini takes (all fields are zero before). */
+static enum hm_status tables_init(struct hm_rpc *rpc)
+{
+    const struct hm_rpc_conf *conf = &rpc->conf;
+    unsigned conns_max = conf->transport_conf.endpoints_max;
+    if (conns_max == 0) conns_max = 2 * conf->peers_max;
+    unsigned sends_max = conf->calls_max + 4 * conf->requests_max + HM_RPC_QUEUE_CALLS_MAX;
+    enum hm_status status = hm_map_init(&rpc->peers, conf->peers_max);
+    if (status == HM_OK) status = hm_map_init(&rpc->calls, conf->calls_max);
+    if (status == HM_OK) status = hm_map_init(&rpc->requests_by_id, conf->requests_max);
+    if (status == HM_OK)
+        status = hm_slots_init(&rpc->peer_slots, sizeof(struct hm_peer), conf->peers_max);
+    if (status == HM_OK)
+        status = hm_slots_init(&rpc->conn_slots, sizeof(struct hm_conn), conns_max);
+    if (status == HM_OK)
+        status = hm_slots_init(&rpc->send_slots, sizeof(struct hm_send), sends_max);
+    if (status == HM_OK)
+        status = hm_slots_init(&rpc->request_slots, sizeof(struct hm_request), conf->requests_max);
+    if (status == HM_OK)
+        status = hm_slots_init(&rpc->dial_slots, sizeof(struct hm_dial), HM_RPC_DIALS_MAX);
+    return status;
+}
+
+static void metrics_init(struct hm_rpc *rpc)
+{
+    struct hm_metrics *metrics = rpc->conf.transport_conf.metrics;
+    struct hm_metric *all[] = {&rpc->calls_total, &rpc->calls_failed, &rpc->requests_total,
+                               &rpc->requests_refused, &rpc->connections};
+    rpc->calls_total = (struct hm_metric){.name = "rpc.calls", .help = "calls made"};
+    rpc->calls_failed = (struct hm_metric){.name = "rpc.calls_failed",
+                                           .help = "calls that ended without all replies"};
+    rpc->requests_total = (struct hm_metric){.name = "rpc.requests", .help = "requests received"};
+    rpc->requests_refused =
+        (struct hm_metric){.name = "rpc.requests_refused", .help = "requests that met no handler"};
+    rpc->connections =
+        (struct hm_metric){.name = "rpc.connections", .help = "connections", .kind = HM_GAUGE};
+    for (size_t i = 0; i < HM_COUNT_OF(all); i++) {
+        hm_list_init(&all[i]->link);
+        if (metrics) hm_metrics_add(metrics, all[i]);
+    }
+}
+
+static void metrics_fini(struct hm_rpc *rpc)
+{
+    struct hm_metric *all[] = {&rpc->calls_total, &rpc->calls_failed, &rpc->requests_total,
+                               &rpc->requests_refused, &rpc->connections};
+    if (!rpc->conf.transport_conf.metrics) return;
+    for (size_t i = 0; i < HM_COUNT_OF(all); i++) hm_metrics_remove(all[i]);
+}
+
+enum hm_status hm_rpc_open(const struct hm_rpc_conf *conf, struct hm_rpc **opened)
+{
+    struct hm_rpc *rpc = calloc(1, sizeof *rpc);
+    if (!rpc) return hm_fail(HM_ERR_NO_MEMORY, "no memory for rpc");
+    rpc->conf = *conf;
+    rpc->loop = conf->loop;
+    if (!rpc->conf.peers_max) rpc->conf.peers_max = PEERS_MAX;
+    if (!rpc->conf.calls_max) rpc->conf.calls_max = CALLS_MAX;
+    if (!rpc->conf.requests_max) rpc->conf.requests_max = REQUESTS_MAX;
+    if (!rpc->conf.requests_max_per_peer) rpc->conf.requests_max_per_peer = rpc->conf.requests_max;
+    if (!rpc->conf.ping_interval) rpc->conf.ping_interval = 10 * HM_S;
+    rpc->self = hm_identity_node(conf->transport_conf.identity);
+    rpc->close_timer.cb = on_close_timer;
+    rpc->close_timer.arg = rpc;
+    rpc->call_id_next = hm_loop_random(rpc->loop, HM_RANDOM_IDS) >> 1; /* never wraps */
+    rpc->hash_seed = hm_loop_random(rpc->loop, HM_RANDOM_IDS);
+    struct hm_link *heads[] = {&rpc->idle, &rpc->requests, &rpc->requests_gone, &rpc->dials};
+    for (size_t i = 0; i < HM_COUNT_OF(heads); i++) hm_list_init(heads[i]);
+    enum hm_status status = tables_init(rpc);
+    if (status != HM_OK) {
+        status = hm_fail(HM_ERR_NO_MEMORY, "no memory for %u peers, %u calls and %u requests",
+                         rpc->conf.peers_max, rpc->conf.calls_max, rpc->conf.requests_max);
+        goto free_tables;
+    }
+    struct hm_transport_sink sink = hm_rpc_sink;
+    sink.arg = rpc;
+    status = conf->transport->open(&conf->transport_conf, conf->loop, &sink, &rpc->transport);
+    if (status != HM_OK) goto free_tables;
+    metrics_init(rpc);
+    *opened = rpc;
+    return HM_OK;
+free_tables:
+    tables_fini(rpc);
+    free(rpc);
+    return status;
+}
+
+/* ---- close */
+
+static void finish(struct hm_rpc *rpc)
+{
+    void (*closed)(void *arg) = rpc->closed;
+    void *arg = rpc->closed_arg;
+    metrics_fini(rpc);
+    tables_fini(rpc);
+    free(rpc);
+    if (closed) closed(arg);
+}
+
+static void on_transport_closed(void *arg)
+{
+    struct hm_rpc *rpc = arg;
+    rpc->transport = NULL;
+    hm_rpc_settle(rpc);
+}
+
+void hm_rpc_settle(struct hm_rpc *rpc)
+{
+    if (rpc->closing && !rpc->transport && !rpc->call_count && !rpc->request_count)
+        hm_timer_start(rpc->loop, &rpc->close_timer, 0);
+}
+
+static void on_close_timer(struct hm_timer *timer)
+{
+    struct hm_rpc *rpc = timer->arg;
+    struct hm_map_node *node;
+    if (!rpc->transport) {
+        finish(rpc);
+        return;
+    }
+    while ((node = hm_map_next(&rpc->calls, NULL)))
+        hm_call_finish(HM_CONTAINER_OF(node, struct hm_call, node), HM_ERR_CANCELED);
+    while (!hm_list_empty(&rpc->requests))
+        hm_request_lose(HM_CONTAINER_OF(rpc->requests.next, struct hm_request, link));
+    while (!hm_list_empty(&rpc->dials))
+        hm_dial_finish(HM_CONTAINER_OF(rpc->dials.next, struct hm_dial, link), HM_ERR_CANCELED,
+                       NULL);
+    for (node = hm_map_next(&rpc->peers, NULL); node; node = hm_map_next(&rpc->peers, node))
+        hm_peer_dial_end(HM_CONTAINER_OF(node, struct hm_peer, node));
+    rpc->conf.transport->close(rpc->transport, on_transport_closed, rpc);
+}
+
+void hm_rpc_close(struct hm_rpc *rpc, void (*done)(void *arg), void *arg)
+{
+    HM_ASSERT(!rpc->closing);
+    rpc->closing = true;
+    rpc->closed = done;
+    rpc->closed_arg = arg;
+    hm_timer_start(rpc->loop, &rpc->close_timer, 0);
+}
+
+/* ---- what users ask */
+
+struct hm_loop *hm_rpc_loop(const struct hm_rpc *rpc)
+{
+    return rpc->loop;
+}
+
+struct hm_buf_pool *hm_rpc_buffers(const struct hm_rpc *rpc)
+{
+    return rpc->conf.transport_conf.buffers;
+}
+
+const struct hm_identity *hm_rpc_identity(const struct hm_rpc *rpc)
+{
+    return rpc->conf.transport_conf.identity;
+}
+
+enum hm_status hm_rpc_address(struct hm_rpc *rpc, struct hm_addrs *addrs)
+{
+    return rpc->conf.transport->address(rpc->transport, addrs);
+}
+
+void hm_rpc_on_peer(struct hm_rpc *rpc, void (*up)(void *arg, struct hm_peer *peer),
+                    void (*down)(void *arg, struct hm_peer *peer, enum hm_status why), void *arg)
+{
+    rpc->up = up;
+    rpc->down = down;
+    rpc->up_arg = arg;
+}
+
+enum hm_status hm_rpc_serve(struct hm_rpc *rpc, const struct hm_method *methods, unsigned count)
+{
+    for (unsigned i = 0; i < count; i++)
+        if (methods[i].id < HM_METHOD_DHT_FIND || methods[i].id >= HM_RPC_METHOD_IDS ||
+            rpc->method[methods[i].id])
+            return hm_fail(HM_ERR_INVALID, "method %u (%s) is taken or outside %d to %d",
+                           methods[i].id, methods[i].name, HM_METHOD_DHT_FIND,
+                           HM_RPC_METHOD_IDS - 1);
+    for (unsigned i = 0; i < count; i++) rpc->method[methods[i].id] = &methods[i];
+    return HM_OK;
+}

@@ -1,0 +1,252 @@
+/* transport/rpc_send.c - the way out of a connection: now if the wire takes it, else in turn.
+ *
+ * Owns the records (struct hm_send) of messages that wait, and of payloads that the wire still
+ * holds.
+ *
+ *   small message, free wire:  transport->send from the stack, no record
+ *   with a payload:            a record on conn->wire until the wire lets go
+ *   the wire is BUSY:          a record on conn->queue, with a copy of the header and references to
+ * the payload's owners, until writable()
+ *
+ * Failure modes: no place to queue is BUSY for a call, and the end of the connection for a reply
+ * (the other side would wait for it in vain).  A peer that takes no payload any more is found by
+ * HM_RPC_WIRE_MAX (we stop sending) and by the ping timer (rpc_conn.c counts what is past its
+ * deadline).
+ * Invariants: a record is in at most one list; its owners are referenced by us only while it waits;
+ * conn->queue is empty, or the wire is blocked or full. */
+#include "transport/rpc_internal.h"
+
+size_t hm_spans_bytes(const struct hm_span *spans, unsigned count)
+{
+    size_t sum = 0;
+    for (unsigned i = 0; i < count; i++) {
+        if (spans[i].bytes > HM_PAYLOAD_BYTES_MAX - sum) return SIZE_MAX;
+        sum += spans[i].bytes;
+    }
+    return sum;
+}
+
+static size_t header_encode(uint8_t bytes[HM_HEADER_BYTES_MAX], const struct hm_rpc_header *header,
+                            const void *user_header, size_t user_bytes)
+{
+    HM_ASSERT(user_bytes <= HM_CALL_HEADER_BYTES_MAX);
+    hm_rpc_header_encode(header, bytes);
+    if (user_bytes > 0) memcpy(bytes + HM_RPC_HEADER_BYTES, user_header, user_bytes);
+    return HM_RPC_HEADER_BYTES + user_bytes;
+}
+
+struct hm_send *hm_send_create(struct hm_rpc *rpc, const struct hm_rpc_header *header,
+                               const void *user_header, size_t user_bytes,
+                               const struct hm_span *payload, unsigned span_count,
+                               struct hm_call *call, hm_ns expires)
+{
+    struct hm_send *send = hm_slots_take(&rpc->send_slots);
+    if (!send) return NULL;
+    hm_list_init(&send->link);
+    send->conn = NULL;
+    send->call = call;
+    send->expires = expires;
+    send->header_bytes = (unsigned)header_encode(send->header, header, user_header, user_bytes);
+    send->span_count = span_count;
+    send->payload_bytes = 0;
+    send->on_wire = false;
+    send->is_reply = header->kind == HM_RPC_REPLY;
+    for (unsigned i = 0; i < span_count; i++) {
+        send->payload[i] = payload[i];
+        send->payload_bytes += payload[i].bytes;
+        if (payload[i].owner) hm_buf_get(payload[i].owner);
+    }
+    if (call) call->send = send;
+    return send;
+}
+
+static void owners_put(struct hm_send *send)
+{
+    for (unsigned i = 0; i < send->span_count; i++) hm_buf_put(send->payload[i].owner);
+    send->span_count = 0;
+}
+
+/* Takes it out of its list and gives its place back. */
+static void send_destroy(struct hm_rpc *rpc, struct hm_send *send)
+{
+    if (hm_list_linked(&send->link)) {
+        unsigned *count = send->on_wire ? &send->conn->wire_count : &send->conn->queue_count;
+        HM_ASSERT(*count > 0);
+        --*count;
+        hm_list_remove(&send->link);
+    }
+    if (send->call) send->call->send = NULL;
+    owners_put(send);
+    hm_slots_give(&rpc->send_slots, send);
+}
+
+void hm_send_forget(struct hm_rpc *rpc, struct hm_send *send)
+{
+    if (!send->on_wire) {
+        send_destroy(rpc, send);
+        return;
+    }
+    send->call->send = NULL;
+    send->call = NULL;
+}
+
+void hm_conn_enqueue(struct hm_conn *conn, struct hm_send *send)
+{
+    send->conn = conn;
+    send->on_wire = false;
+    hm_list_push(&conn->queue, &send->link);
+    conn->queue_count++;
+}
+
+void hm_conn_discard_queue(struct hm_conn *conn)
+{
+    while (!hm_list_empty(&conn->queue))
+        send_destroy(conn->rpc, HM_CONTAINER_OF(conn->queue.next, struct hm_send, link));
+}
+
+/* The wire has let go of a payload.  What became of a request its reply tells; a reply whose
+ * payload was dropped has found nobody who waits for it. */
+static void on_wire_done(void *arg, enum hm_status status)
+{
+    struct hm_send *send = arg;
+    struct hm_conn *conn = send->conn;
+    (void)status;
+    send_destroy(conn->rpc, send);
+    if (conn->state == HM_CONN_UP) hm_conn_flush(conn);
+}
+
+static bool wire_free(const struct hm_conn *conn)
+{
+    return !conn->blocked && conn->wire_count < HM_RPC_WIRE_MAX;
+}
+
+/* A record goes on the wire: to conn->wire if it has a payload (and is given back otherwise). */
+static enum hm_status send_put_on_wire(struct hm_conn *conn, struct hm_send *send)
+{
+    bool tracked = send->payload_bytes > 0;
+    enum hm_status status =
+        conn->rpc->conf.transport->send(conn->ep, send->header, send->header_bytes, send->payload,
+                                        send->span_count, tracked ? on_wire_done : NULL, send);
+    if (status != HM_OK) return status;
+    if (hm_list_linked(&send->link)) {
+        conn->queue_count--;
+        hm_list_remove(&send->link);
+    }
+    if (!tracked) {
+        send_destroy(conn->rpc, send);
+        return HM_OK;
+    }
+    owners_put(send); /* the wire has its own references */
+    send->conn = conn;
+    send->on_wire = true;
+    hm_list_push(&conn->wire, &send->link);
+    conn->wire_count++;
+    return HM_OK;
+}
+
+enum hm_status hm_conn_send(struct hm_conn *conn, const struct hm_rpc_header *header,
+                            const void *user_header, size_t user_bytes,
+                            const struct hm_span *payload, unsigned span_count,
+                            struct hm_call *call, hm_ns expires)
+{
+    if (conn->state != HM_CONN_UP) return HM_ERR_PEER_UNREACHABLE;
+    bool free_wire = wire_free(conn) && hm_list_empty(&conn->queue);
+    bool bare = hm_spans_bytes(payload, span_count) == 0;
+    if (free_wire && bare) {
+        uint8_t bytes[HM_HEADER_BYTES_MAX];
+        size_t byte_count = header_encode(bytes, header, user_header, user_bytes);
+        enum hm_status status =
+            conn->rpc->conf.transport->send(conn->ep, bytes, byte_count, NULL, 0, NULL, NULL);
+        if (status != HM_ERR_BUSY) return status;
+        conn->blocked = true;
+        free_wire = false;
+    }
+    if (conn->queue_count >= (call ? HM_RPC_QUEUE_CALLS_MAX : HM_RPC_QUEUE_MAX)) return HM_ERR_BUSY;
+    struct hm_send *send = hm_send_create(conn->rpc, header, user_header, user_bytes, payload,
+                                          bare ? 0 : span_count, call, expires);
+    if (!send) return HM_ERR_BUSY;
+    if (free_wire) {
+        enum hm_status status = send_put_on_wire(conn, send);
+        if (status == HM_OK) return HM_OK;
+        if (status != HM_ERR_BUSY) {
+            send_destroy(conn->rpc, send);
+            return status;
+        }
+        conn->blocked = true;
+    }
+    hm_conn_enqueue(conn, send);
+    return HM_OK;
+}
+
+/* ---- pings: never queued, only the newest counts */
+
+static bool control_send(struct hm_conn *conn, enum hm_rpc_kind kind, uint64_t id)
+{
+    struct hm_rpc_header header = {.kind = kind, .id = id};
+    uint8_t bytes[HM_RPC_HEADER_BYTES];
+    hm_rpc_header_encode(&header, bytes);
+    enum hm_status status =
+        conn->blocked
+            ? HM_ERR_BUSY
+            : conn->rpc->conf.transport->send(conn->ep, bytes, sizeof bytes, NULL, 0, NULL, NULL);
+    if (status == HM_ERR_BUSY) conn->blocked = true;
+    return status != HM_ERR_BUSY; /* other errors: down() is on its way */
+}
+
+void hm_conn_ping(struct hm_conn *conn)
+{
+    conn->ping_out = true;
+    conn->ping_id++;
+    conn->ping_sent = hm_loop_now(conn->rpc->loop);
+    conn->ping_due = !control_send(conn, HM_RPC_PING, conn->ping_id);
+}
+
+void hm_conn_pong(struct hm_conn *conn, uint64_t id)
+{
+    conn->pong_id = id;
+    conn->pong_due = !control_send(conn, HM_RPC_PONG, id);
+}
+
+/* ---- writable */
+
+/* A record that waited: sets what is left of its call's time.  False: none is, its timer will tell.
+ */
+static bool send_refresh(struct hm_conn *conn, struct hm_send *send)
+{
+    if (!send->call) return true;
+    struct hm_loop *loop = conn->rpc->loop;
+    hm_ns left = hm_deadline_left(loop, send->call->deadline);
+    hm_rpc_header_set_time(send->header, hm_rpc_time_us(left));
+    send->call->started = hm_loop_now(loop);
+    return left > 0;
+}
+
+/* The transport will never take this record. */
+static void send_refused(struct hm_conn *conn, struct hm_send *send, enum hm_status status)
+{
+    struct hm_call *call = send->call;
+    bool is_reply = send->is_reply;
+    send_destroy(conn->rpc, send);
+    if (call) hm_call_finish(call, status);
+    if (is_reply) hm_conn_fail(conn, HM_ERR_PEER_RESET); /* the other side would wait in vain */
+}
+
+void hm_conn_flush(struct hm_conn *conn)
+{
+    if (conn->pong_due) hm_conn_pong(conn, conn->pong_id);
+    if (conn->ping_due) hm_conn_ping(conn);
+    while (conn->state == HM_CONN_UP && wire_free(conn) && !hm_list_empty(&conn->queue)) {
+        struct hm_send *send = HM_CONTAINER_OF(conn->queue.next, struct hm_send, link);
+        if (!send_refresh(conn, send)) {
+            send_destroy(conn->rpc, send);
+            continue;
+        }
+        enum hm_status status = send_put_on_wire(conn, send);
+        if (status == HM_ERR_BUSY)
+            conn->blocked = true;
+        else if (status == HM_ERR_PEER_UNREACHABLE)
+            return; /* down() takes care of the queue */
+        else if (status != HM_OK)
+            send_refused(conn, send, status);
+    }
+}

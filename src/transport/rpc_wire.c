@@ -1,0 +1,59 @@
+/* transport/rpc_wire.c - the header that rpc puts before the user's (docs/wire.md, "RPC").
+ *
+ * Owns nothing.  Decoding is total: any bytes give a header or HM_ERR_PEER_PROTOCOL.  Flag bits
+ * that we do not know are ignored, so that a newer minor version can use them; kinds that we do not
+ * know are not, since nobody would answer them. */
+#include "transport/rpc_internal.h"
+
+enum { FLAG_LAST = 1, TIME_OFFSET = 20 };
+
+void hm_rpc_header_encode(const struct hm_rpc_header *header, uint8_t bytes[HM_RPC_HEADER_BYTES])
+{
+    struct hm_writer writer;
+    hm_writer_init(&writer, bytes, HM_RPC_HEADER_BYTES);
+    hm_write_u8(&writer, (uint8_t)header->kind);
+    hm_write_u8(&writer, header->last ? FLAG_LAST : 0);
+    hm_write_u16(&writer, header->method);
+    hm_write_u32(&writer, (uint32_t)(int32_t)header->status);
+    hm_write_u64(&writer, header->id);
+    hm_write_u32(&writer, header->index);
+    hm_write_u32(&writer, header->time_us);
+    HM_ASSERT(hm_writer_ok(&writer) && hm_writer_count(&writer) == HM_RPC_HEADER_BYTES);
+}
+
+void hm_rpc_header_set_time(uint8_t bytes[HM_RPC_HEADER_BYTES], uint32_t time_us)
+{
+    struct hm_writer writer;
+    hm_writer_init(&writer, bytes + TIME_OFFSET, HM_RPC_HEADER_BYTES - TIME_OFFSET);
+    hm_write_u32(&writer, time_us);
+}
+
+enum hm_status hm_rpc_header_decode(const void *bytes, size_t byte_count,
+                                    struct hm_rpc_header *header)
+{
+    struct hm_reader reader;
+    hm_reader_init(&reader, bytes, byte_count);
+    unsigned kind = hm_read_u8(&reader);
+    unsigned flags = hm_read_u8(&reader);
+    struct hm_rpc_header read = {.last = (flags & FLAG_LAST) != 0};
+    read.method = hm_read_u16(&reader);
+    read.status = hm_status_from_wire((int32_t)hm_read_u32(&reader));
+    read.id = hm_read_u64(&reader);
+    read.index = hm_read_u32(&reader);
+    read.time_us = hm_read_u32(&reader);
+    if (!hm_reader_ok(&reader) || kind < HM_RPC_REQUEST || kind > HM_RPC_PONG)
+        return HM_ERR_PEER_PROTOCOL;
+    read.kind = (enum hm_rpc_kind)kind;
+    size_t user_bytes = hm_reader_left(&reader);
+    if (user_bytes > HM_CALL_HEADER_BYTES_MAX) return HM_ERR_PEER_PROTOCOL;
+    if (read.kind >= HM_RPC_CANCEL && user_bytes > 0) return HM_ERR_PEER_PROTOCOL;
+    if (read.kind == HM_RPC_REPLY && read.index >= HM_RPC_REPLIES_MAX) return HM_ERR_PEER_PROTOCOL;
+    *header = read;
+    return HM_OK;
+}
+
+uint32_t hm_rpc_time_us(hm_ns time)
+{
+    if (time > HM_RPC_TIME_MAX) time = HM_RPC_TIME_MAX;
+    return (uint32_t)((time + HM_US - 1) / HM_US);
+}
