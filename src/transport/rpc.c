@@ -213,3 +213,17 @@ enum hm_status hm_rpc_serve(struct hm_rpc *rpc, const struct hm_method *methods,
     for (unsigned i = 0; i < count; i++) rpc->method[methods[i].id] = &methods[i];
     return HM_OK;
 }
+
+void hm_rpc_unserve(struct hm_rpc *rpc, const struct hm_method *methods, unsigned count)
+{
+    for (unsigned i = 0; i < count; i++) {
+        HM_ASSERT(rpc->method[methods[i].id] == &methods[i]);
+        rpc->method[methods[i].id] = NULL;
+    }
+    struct hm_link *heads[] = {&rpc->requests, &rpc->requests_gone};
+    for (size_t i = 0; i < HM_COUNT_OF(heads); i++)
+        HM_LIST_EACH (link, heads[i]) {
+            const struct hm_method *used = HM_CONTAINER_OF(link, struct hm_request, link)->method;
+            HM_ASSERT(used < methods || used >= methods + count);
+        }
+}

@@ -138,6 +138,9 @@ hm_rpc_dial(struct hm_rpc *rpc, const struct hm_addr *addr, hm_ns deadline,
 /* The table must outlive rpc.  HM_ERR_INVALID: an id is taken. */
 HM_MUST_CHECK enum hm_status hm_rpc_serve(struct hm_rpc *rpc, const struct hm_method *methods,
                                           unsigned count);
+/* Forgets the table, whose memory is the caller's again: later requests get HM_ERR_UNSUPPORTED.  Its
+ * requests must have been answered for the last time. */
+void hm_rpc_unserve(struct hm_rpc *rpc, const struct hm_method *methods, unsigned count);
 /* Sends one answer; with last = true the request is gone afterwards.  Never fails: what meets a
  * full wire is queued (its buffers referenced, its header copied) until the wire is writable, and
  * lost with the peer.  Payload spans are referenced through their owners.  header_bytes <=
