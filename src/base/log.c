@@ -57,7 +57,6 @@ void hm_log_write(enum hm_log_level level, const char *module, const char *forma
 
     va_list arguments;
     va_start(arguments, format);
-    errno = errno_kept; /* for %m */
     int text = vsnprintf(line + count, sizeof line - count, format, arguments);
     va_end(arguments);
     size_t end = text < 0 ? count : count + (size_t)text;
