@@ -52,12 +52,13 @@ struct nearest {
     unsigned distance;
 };
 
-/* A name of three letters is not near to every other name of three letters. */
+/* Near is at most three edits, and at most half of the name: "rate" is not what "batch" meant. */
 static void consider(struct nearest *nearest, const char *wanted, const char *name)
 {
     unsigned distance = edit_distance(wanted, name);
     if (distance > NEAR_DISTANCE_MAX || distance >= nearest->distance) return;
-    if (distance >= strlen(wanted) || distance >= strlen(name)) return;
+    size_t longer = strlen(wanted) > strlen(name) ? strlen(wanted) : strlen(name);
+    if (2 * (size_t)distance > longer) return;
     *nearest = (struct nearest){name, distance};
 }
 
@@ -101,7 +102,7 @@ static enum hm_status fail_unknown(const struct hm_options *options, const char 
         consider(&nearest, name, "config");
         consider(&nearest, name, "help");
     }
-    const char *meant = nearest.name ? nearest.name : longer;
+    const char *meant = longer ? longer : nearest.name;
     if (meant)
         return hm_fail(HM_ERR_INVALID, "unknown option %.200s; did you mean %s%s?", what, hyphens,
                        meant);
