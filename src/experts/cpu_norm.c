@@ -163,15 +163,11 @@ static float row_max(const float *x, size_t n)
     return max;
 }
 
-/* y = exp(x - max(x)); returns its sum */
+/* y = exp(x - max); returns its sum */
 static float exp_row(const float *x, float max, float *y, size_t n)
 {
-    float sum = 0.0f;
-    for (size_t i = 0; i < n; i++) {
-        y[i] = expf(x[i] - max);
-        sum += y[i];
-    }
-    return sum;
+    for (size_t i = 0; i < n; i++) y[i] = expf(x[i] - max);
+    return row_sum(y, n);
 }
 
 HM_CPU_CLONES static void multiply_row(float *y, float factor, size_t n)
