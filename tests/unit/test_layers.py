@@ -110,7 +110,8 @@ class Layers(unittest.TestCase):
             'static const char *text = "time(NULL) \\" usleep(1)";\n'
             "static char quote = '\"'; /* time(0) */\n"
             "int time_left(int runtime, int operand);\n"
-            "void f(struct loop *l)\n{\n    l->random(l);\n    l->ops.time(l);\n    hm_loop_random(l);\n    uptime(0);\n    int time = 3;\n}\n",
+            "void f(struct loop *l)\n{\n    l->random(l);\n    l->ops.time(l);\n    hm_loop_random(l);\n    uptime(0);\n    int time = 3;\n}\n"
+            "void g(uint64_t (*random)(void *arg), void *arg)\n{\n    random(arg);\n}\n",
         )
         self.assert_clean()
 

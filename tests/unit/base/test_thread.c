@@ -18,6 +18,7 @@ struct seen {
     cpu_set_t cpus;
     int nice;
     sigset_t blocked;
+    uintptr_t here;
 };
 
 static void look_around(void *arg)
@@ -27,6 +28,7 @@ static void look_around(void *arg)
     pthread_getaffinity_np(pthread_self(), sizeof seen->cpus, &seen->cpus);
     seen->nice = getpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid));
     pthread_sigmask(SIG_SETMASK, NULL, &seen->blocked);
+    seen->here = hm_thread_here();
 }
 
 static void a_thread_runs_at_its_place(void **state)
@@ -60,6 +62,8 @@ static void a_thread_without_a_place_runs_anywhere(void **state)
     assert_ok(hm_thread_start(NULL, look_around, &seen, &thread));
     hm_thread_join(thread);
     assert_true(CPU_EQUAL(&seen.cpus, &mine));
+    assert_true(seen.here != hm_thread_here());
+    assert_true(hm_thread_here() == hm_thread_here());
 }
 
 static void a_place_that_is_not_granted_does_not_stop_the_work(void **state)
