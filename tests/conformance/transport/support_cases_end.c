@@ -6,7 +6,7 @@ static size_t work_size(struct node *node, unsigned number)
     return number % 3 ? node->caps.eager_bytes_max + number * 997 : number * 10 % 4000;
 }
 
-/* Both nodes hold what they get, have sent as much as BUSY allows, and pull half of what they hold. */
+/* Both nodes hold what they get, have sent what BUSY allows, and pull half of what they hold. */
 static void work_begin(struct suite *suite, struct node *a, struct node *b, struct end **at_a,
                        struct end **at_b)
 {
@@ -229,7 +229,8 @@ static void an_inbound_outlives_its_endpoint_until_it_is_dropped(void **state)
     end_disconnect(at_a);
     await(suite, end_is_down, at_b);
     suite_let_pass(suite, 10 * HM_MS);
-    /* A pull is too late, or still possible for what has come with the message; it never calls back after down. */
+    /* A pull is too late, or still possible for what has come with the message; it never calls back
+     * after down. */
     unsigned done = b->verified + b->pulls_failed;
     for (unsigned i = 0; i < b->held_count; i++) {
         struct hm_inbound *in = b->held[i].in;
