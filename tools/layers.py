@@ -1,15 +1,16 @@
 #!/usr/bin/env python3
-"""Checks the house rules that a compiler does not: who may include whom, and what only base/ may call.
+"""Checks the house rules that a compiler does not: who includes whom, and what only base/ may call.
 
     tools/layers.py           prints a line for each violation, and exits 1 if there is one
     tools/layers.py --long    lists the functions over 70 lines, longest first (each wants a reason)
 
 Rules (docs/architecture.md):
   - A folder of src/ includes itself and what TABLE allows; CMakeLists.txt links it with the same.
-  - Time, randomness and threads come from base/.  In src/cli and perf/ a call that reads or spends time may stand
-    where a comment, on its line or on the one above, says why.
+  - Time, randomness and threads come from base/.  In src/cli and perf/ a call that reads or spends
+    time may stand where a comment, on its line or on the one above, says why.
   - A .c file has at most 1,000 lines.
 """
+
 import argparse
 import pathlib
 import re
@@ -38,12 +39,16 @@ FILE_LINES_MAX = 1000
 FUNCTION_LINES_MAX = 70
 
 # A call, and not a member of that name nor the tail of another word.
-TIME_CALL = re.compile(r"(?<![\w.>])(clock_gettime|gettimeofday|usleep|nanosleep|(?:time|sleep)(?=\s*\())\b")
+TIME_CALL = re.compile(
+    r"(?<![\w.>])(clock_gettime|gettimeofday|usleep|nanosleep|(?:time|sleep)(?=\s*\())\b"
+)
 OTHER_CALL = re.compile(r"(?<![\w.>])((?:rand|random)(?=\s*\()|pthread_\w*)")
 INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*"([^"]+)"', re.MULTILINE)
 CMAKE_FOLDER = re.compile(r'^hm_folder\((\w+)\s+"([^"]*)"', re.MULTILINE)
 # Comments, strings and characters; a quote inside a comment opens nothing, and the other way round.
-TOKEN = re.compile(r'//(?:\\\n|[^\n])*|/\*.*?(?:\*/|\Z)|"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])*\'', re.DOTALL)
+TOKEN = re.compile(
+    r'//(?:\\\n|[^\n])*|/\*.*?(?:\*/|\Z)|"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])*\'', re.DOTALL
+)
 
 
 def blanked(text, strings):
@@ -66,7 +71,9 @@ def has_comment(raw_lines, line):
     """Whether a comment stands on the line (from 1), or alone on the one above it."""
     here = raw_lines[line - 1]
     above = raw_lines[line - 2].strip() if line > 1 else ""
-    return "//" in here or "/*" in here or above.startswith(("//", "/*", "*")) or above.endswith("*/")
+    return (
+        "//" in here or "/*" in here or above.startswith(("//", "/*", "*")) or above.endswith("*/")
+    )
 
 
 def check_includes(folder, text):
@@ -85,22 +92,24 @@ def check_includes(folder, text):
 
 
 def check_calls(folder, text):
-    """`folder` is a folder of src/ above base, or "perf", whose raw programs may have threads of their own."""
+    """`folder` is one of src/ above base, or "perf", whose raw programs may have threads."""
     raw_lines = text.split("\n")
     code = blanked(text, strings=True)
     for match in TIME_CALL.finditer(code):
         line = line_of(code, match.start())
         if folder not in ("cli", "perf"):
-            yield line, f"{match.group(1)} may be called in base only (time is the loop's: base/loop.h)"
+            yield line, f"{match.group(1)} may be called in base only (use the loop: base/loop.h)"
         elif not has_comment(raw_lines, line):
-            yield line, f"{match.group(1)} needs a comment on its line that says why it is not the loop's time"
+            yield line, f"{match.group(1)} needs a comment on its line: why not the loop's time"
     if folder == "perf":
         return
     for match in OTHER_CALL.finditer(code):
         name = match.group(1)
         if re.search(rf"\(\s*\*\s*{name}\s*\)", code):
             continue  # the file's own: a pointer of that name, handed in
-        instead = "base/thread.h" if name.startswith("pthread_") else "base/rng.h or the loop's streams"
+        instead = (
+            "base/thread.h" if name.startswith("pthread_") else "base/rng.h or the loop's streams"
+        )
         yield line_of(code, match.start()), f"{name} may be called in base only (use {instead})"
 
 
@@ -139,11 +148,13 @@ def violations(root):
             folder, linked = match.group(1), set(match.group(2).split(";")) - {""}
             extra = linked - MAY_INCLUDE.get(folder, set())
             if extra:
-                yield cmake, line_of(text, match.start()), f"{folder} may not be linked with {' '.join(sorted(extra))}"
+                yield cmake, line_of(
+                    text, match.start()
+                ), f"{folder} may not be linked with {' '.join(sorted(extra))}"
 
 
 def functions_of(text):
-    """Yields (line, name, line count) of each function; bodies begin and end with a brace in the first column."""
+    """Yields (line, name, line count); bodies begin and end with a brace in the first column."""
     lines = blanked(text, strings=True).split("\n")
     begin = None
     for number, line in enumerate(lines, 1):
@@ -172,7 +183,9 @@ def long_functions(root):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--long", action="store_true", help="list the functions over 70 lines")
-    parser.add_argument("--root", type=pathlib.Path, default=pathlib.Path(__file__).resolve().parent.parent)
+    parser.add_argument(
+        "--root", type=pathlib.Path, default=pathlib.Path(__file__).resolve().parent.parent
+    )
     arguments = parser.parse_args()
     if not (arguments.root / "src").is_dir():
         parser.error(f"{arguments.root} has no src/")

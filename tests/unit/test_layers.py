@@ -1,4 +1,5 @@
-"""tools/layers.py: the tree is clean, and trees that break a rule are refused by file, line and rule."""
+"""tools/layers.py: this tree is clean; trees that break a rule are refused by file and line."""
+
 import pathlib
 import subprocess
 import sys
@@ -10,7 +11,9 @@ TOOL = ROOT / "tools" / "layers.py"
 
 
 def run(*arguments):
-    done = subprocess.run([sys.executable, str(TOOL), *arguments], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, str(TOOL), *arguments], capture_output=True, text=True, timeout=60
+    )
     return done.returncode, done.stdout, done.stderr
 
 
@@ -43,7 +46,11 @@ class Layers(unittest.TestCase):
         self.assert_clean()
 
     def test_what_the_table_allows_is_clean(self):
-        self.write("src/sched/pool.c", '#include "sched/pool.h"\n#include "base/list.h"\n#include "topo/plan.h"\n#include <time.h>\n')
+        self.write(
+            "src/sched/pool.c",
+            '#include "sched/pool.h"\n#include "base/list.h"\n'
+            '#include "topo/plan.h"\n#include <time.h>\n',
+        )
         self.write("src/api/node.c", '#include "hivemind.h"\n#include "server/server.h"\n')
         self.write("src/cli/main.c", '#include "api/node.h"\n#include "sim/world.h"\n')
         self.write("src/hivemind.h", "#include <stdint.h>\n")
@@ -51,11 +58,15 @@ class Layers(unittest.TestCase):
 
     def test_a_forbidden_include_is_named_by_file_and_line(self):
         self.write("src/sched/pool.c", '\n\n  #  include "moe/gate.h"\n')
-        self.assert_refused("src/sched/pool.c:3: sched may not include moe/gate.h (may include: base tensor topo)")
+        self.assert_refused(
+            "src/sched/pool.c:3: sched may not include moe/gate.h (may include: base tensor topo)"
+        )
 
     def test_base_includes_nothing_above_itself(self):
         self.write("src/base/a/b.h", '#include "tensor/tensor.h"\n')
-        self.assert_refused("src/base/a/b.h:1: base may not include tensor/tensor.h (may include: nothing)")
+        self.assert_refused(
+            "src/base/a/b.h:1: base may not include tensor/tensor.h (may include: nothing)"
+        )
 
     def test_transport_does_not_see_tensors_and_sim_does_not_see_the_dht(self):
         self.write("src/transport/tcp/a.c", '#include "tensor/tensor.h"\n')
@@ -70,7 +81,9 @@ class Layers(unittest.TestCase):
         )
 
     def test_an_include_in_a_comment_is_none(self):
-        self.write("src/base/a.c", '/* as in\n#include "moe/gate.h"\n*/\n// #include "moe/gate.h"\n')
+        self.write(
+            "src/base/a.c", '/* as in\n#include "moe/gate.h"\n*/\n// #include "moe/gate.h"\n'
+        )
         self.assert_clean()
 
     def test_a_folder_that_nobody_knows_is_refused(self):
@@ -110,7 +123,8 @@ class Layers(unittest.TestCase):
             'static const char *text = "time(NULL) \\" usleep(1)";\n'
             "static char quote = '\"'; /* time(0) */\n"
             "int time_left(int runtime, int operand);\n"
-            "void f(struct loop *l)\n{\n    l->random(l);\n    l->ops.time(l);\n    hm_loop_random(l);\n    uptime(0);\n    int time = 3;\n}\n"
+            "void f(struct loop *l)\n{\n    l->random(l);\n    l->ops.time(l);\n"
+            "    hm_loop_random(l);\n    uptime(0);\n    int time = 3;\n}\n"
             "void g(uint64_t (*random)(void *arg), void *arg)\n{\n    random(arg);\n}\n",
         )
         self.assert_clean()
@@ -124,18 +138,31 @@ class Layers(unittest.TestCase):
     def test_the_command_line_and_perf_may_take_time_where_a_comment_says_why(self):
         for path in ("src/cli/bench.c", "perf/echo.c"):
             with self.subTest(path=path):
-                self.write(path, "void f(void)\n{\n    int a;\n    clock_gettime(CLOCK_MONOTONIC, &t);\n}\n")
-                self.assert_refused(f"{path}:4: clock_gettime needs a comment on its line that says why it is not the loop's time")
-                self.write(path, "void f(void)\n{\n    clock_gettime(CLOCK_MONOTONIC, &t); /* measures from outside */\n}\n")
+                self.write(
+                    path,
+                    "void f(void)\n{\n    int a;\n    clock_gettime(CLOCK_MONOTONIC, &t);\n}\n",
+                )
+                self.assert_refused(
+                    f"{path}:4: clock_gettime needs a comment on its line: why not the loop's time"
+                )
+                self.write(
+                    path,
+                    "void f(void)\n{\n    clock_gettime(CLOCK_MONOTONIC, &t); /* outside */\n}\n",
+                )
                 self.assert_clean()
-                self.write(path, "void f(void)\n{\n    // no loop runs yet\n    clock_gettime(CLOCK_MONOTONIC, &t);\n}\n")
+                self.write(
+                    path,
+                    "void f(void)\n{\n    // no loop yet\n    clock_gettime(CLOCK_MONOTONIC, &t);\n}\n",
+                )
                 self.assert_clean()
 
     def test_perf_may_have_threads_and_the_command_line_may_not(self):
         self.write("perf/echo.c", "pthread_t thread;\n")
         self.assert_clean()
         self.write("src/cli/bench.c", "pthread_t thread; /* why not */\n")
-        self.assert_refused("src/cli/bench.c:1: pthread_t may be called in base only (use base/thread.h)")
+        self.assert_refused(
+            "src/cli/bench.c:1: pthread_t may be called in base only (use base/thread.h)"
+        )
 
     def test_a_file_over_a_thousand_lines_is_refused(self):
         self.write("src/moe/a.c", "\n" * 1000)
@@ -144,14 +171,26 @@ class Layers(unittest.TestCase):
         self.assert_refused("src/moe/a.c:1001: 1001 lines, over 1000: split the file")
 
     def test_the_build_may_not_link_what_may_not_be_included(self):
-        self.write("CMakeLists.txt", '# build\nhm_folder(sched "base;moe" "")\nhm_folder(dht "base;transport" "")\n')
+        self.write(
+            "CMakeLists.txt",
+            '# build\nhm_folder(sched "base;moe" "")\nhm_folder(dht "base;transport" "")\n',
+        )
         self.assert_refused("CMakeLists.txt:2: sched may not be linked with moe")
 
     def test_long_functions_are_listed_and_are_no_violation(self):
         body = "    f();\n" * 80
-        self.write("src/moe/a.c", f"int a;\n\nstatic int longest(int a,\n                   int b)\n{{\n{body}}}\n\nvoid fits(void)\n{{\n" + "    f();\n" * 67 + "}\n")
+        self.write(
+            "src/moe/a.c",
+            f"int a;\n\nstatic int longest(int a,\n                   int b)\n{{\n{body}}}\n\n"
+            "void fits(void)\n{\n"
+            + "    f();\n" * 67
+            + "}\n",
+        )
         self.assert_clean()
-        self.assertEqual(run("--root", str(self.root), "--long"), (0, "src/moe/a.c:3: longest has 84 lines\n", ""))
+        self.assertEqual(
+            run("--root", str(self.root), "--long"),
+            (0, "src/moe/a.c:3: longest has 84 lines\n", ""),
+        )
 
 
 if __name__ == "__main__":
