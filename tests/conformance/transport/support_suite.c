@@ -80,6 +80,14 @@ bool node_is_closed(void *arg)
     return node->closed;
 }
 
+bool node_ends_down(void *arg)
+{
+    struct node *node = arg;
+    for (unsigned i = 0; i < node->end_count; i++)
+        if (node->end[i].downs == 0) return false;
+    return true;
+}
+
 bool node_has_messages(void *arg)
 {
     struct node *node = arg;
@@ -473,8 +481,9 @@ void node_close_begin(struct node *node)
 void node_close(struct node *node)
 {
     node_close_begin(node);
+    await(node->suite, node_ends_down, node);
+    node_take_held(node, TAKE_DROP); /* done waits for that */
     await(node->suite, node_is_closed, node);
-    node_take_held(node, TAKE_DROP);
 }
 
 static void node_free(struct node *node)

@@ -146,13 +146,11 @@ struct suite {
     bool finished;
 };
 
-/* Runs every case; the result of main.  The seed decides identities, sizes, and the provider's
- * world. */
+/* Runs every case; the result of main.  The seed decides identities, sizes, the world. */
 int suite_main(const struct provider *provider, uint64_t seed);
 extern uint64_t suite_seed;
 
-/* In callbacks, where cmocka must not jump out: keeps the first failure, which ends the next wait.
- * */
+/* In callbacks, where cmocka must not jump out: keeps the first failure, which ends the wait. */
 #define claim(suite, condition) suite_claim((suite), (condition), #condition, __FILE__, __LINE__)
 void suite_claim(struct suite *suite, bool holds, const char *text, const char *file, int line);
 /* Waits; fails the case if the condition does not come true. */
@@ -195,6 +193,7 @@ bool end_is_down(void *end);
 bool end_is_settled(void *end); /* up or down */
 bool node_ops_done(void *node);
 bool node_is_closed(void *node);
+bool node_ends_down(void *node);
 /* node->messages has reached *node->arg (unsigned). */
 bool node_has_messages(void *node);
 bool node_has_verified(void *node);
