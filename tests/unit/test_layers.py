@@ -152,7 +152,7 @@ class Layers(unittest.TestCase):
                 self.assert_clean()
                 self.write(
                     path,
-                    "void f(void)\n{\n    // no loop yet\n    clock_gettime(CLOCK_MONOTONIC, &t);\n}\n",
+                    "void f(void)\n{\n    // early\n    clock_gettime(CLOCK_MONOTONIC, &t);\n}\n",
                 )
                 self.assert_clean()
 
