@@ -117,10 +117,9 @@ static void node_closed(struct hm_timer *timer)
     done(arg);
 }
 
-/* Done waits for the inbounds that the user holds: they are the transport's memory. */
-void sim_node_check_closed(struct sim_node *node)
+static void node_check_closed(struct sim_node *node)
 {
-    if (!node->closing || !hm_list_empty(&node->endpoints) || node->inbounds_open > 0) return;
+    if (!node->closing || !hm_list_empty(&node->endpoints)) return;
     node->closed.cb = node_closed;
     node->closed.arg = node;
     hm_timer_start(node->net->loop, &node->closed, 0);
@@ -144,7 +143,7 @@ static void ep_ended(struct hm_timer *timer)
     hm_world_trace(node->net->world, "down", node->number, (uint64_t)-ep->why);
     if (ep->known) node->sink.down(node->sink.arg, &ep->base, ep->why);
     ep_free(ep);
-    sim_node_check_closed(node);
+    node_check_closed(node);
 }
 
 static void ep_stop(struct sim_ep *ep)
@@ -185,7 +184,7 @@ static void sim_close(struct hm_transport *transport, void (*done)(void *arg), v
         if (ep->state == EP_CRASHED) ep->state = EP_UP; /* only to end as others do */
         sim_disconnect(&ep->base);
     }
-    sim_node_check_closed(node);
+    node_check_closed(node);
 }
 
 void sim_node_crash(struct sim_node *node)
@@ -210,7 +209,7 @@ void sim_node_crash(struct sim_node *node)
             ep->state = EP_UP;
             sim_ep_end(ep, HM_ERR_CANCELED);
         }
-        sim_node_check_closed(node);
+        node_check_closed(node);
     }
 }
 

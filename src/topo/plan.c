@@ -1,8 +1,10 @@
-/* topo/plan.c - facts and wishes -> a placement plan.  Pure: no system call, no allocation.
+/* topo/plan.c - facts and wishes -> a placement plan.  Pure: no system call, no allocation, the
+ * same answer every time.
  *
- * Happy:  a lane for each GPU, or for each NUMA node; then a place for the loop and for I/O.
- * Fails:  a wish that the machine cannot fulfil is refused with the figure that would do.
- * Keeps:  CPU lanes share no processor, none is empty, together they have all allowed ones. */
+ * Happy:   a lane for each GPU, or for each NUMA node; then a place for the loop and for I/O.
+ * Fails:   a wish that the machine cannot fulfil is refused with the figure that would do.
+ * Keeps:   CPU lanes share no processor, none is empty, and together they have all allowed
+ * processors. */
 #include "base/assert.h"
 #include "topo/cpuset.h"
 #include "topo/topo.h"
@@ -63,8 +65,8 @@ static unsigned team_max(const struct hm_topo_plan *plan)
     return most;
 }
 
-/* n lanes over m nodes.  n <= m: lane i joins the nodes [i m / n, (i + 1) m / n).
- * n > m: node k is cut between the lanes [k n / m, (k + 1) n / m). */
+/* Lanes on nodes: lane i of n over m nodes.  n <= m: it joins nodes [i m / n, (i + 1) m / n).  n >
+ * m: node k is cut between the lanes [k n / m, (k + 1) n / m). */
 static enum hm_status cpu_lanes(const struct hm_topo *topo, const struct hm_topo_wish *wish,
                                 struct hm_topo_plan *plan)
 {

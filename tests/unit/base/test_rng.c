@@ -1,5 +1,4 @@
-/* tests/unit/base/test_rng.c - the generator against its reference, and the laws of what is drawn.
- * */
+/* tests/unit/base/test_rng.c - the generator against its reference, and the laws of what is drawn. */
 #include "test.h"
 
 #include "base/rng.h"
