@@ -1,0 +1,435 @@
+/* moe/directory_cache.c - pages: cached dictionaries of the DHT.
+ *
+ *   absent ──fetch──► usable and fresh ──10 s──► usable (answered, fetched again behind it) ──expiry - 5 s──► waited for
+ *
+ * Happy path:    an operation pins its pages, asks for those that are not usable, and reads them when `fetched` runs.
+ * Failure modes: a look-up that fails leaves what was known, for as long as it is usable.  One that finds nothing, or less
+ *                than before, takes nothing away: what a signed record said holds until it expires (a replica that died
+ *                with its records must not empty the grid); whoever left is found out by his server record or a call.
+ * Invariants:    pages are at most pages_max; a pinned page stays; at most one look-up a page at a time.
+ *
+ * Suspicion:     a failed call suspects the server at once; the record known then, or the first one read after it, is the
+ *                baseline, and only a newer one, a successful call or the end of the hold clears the suspicion. */
+#include "moe/directory_cache.h"
+
+#include "base/assert.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { FETCHES_MAX = 64, EXPERT_SUSPECTS_MAX = 256, CHILDREN_MAX = HM_DHT_QUERY_RECORDS_MAX };
+#define EXPIRY_MARGIN (5 * HM_S)
+#define FETCH_TIMEOUT (10 * HM_S)
+#define SUSPECT_REFRESH (2 * HM_S) /* how often a suspected server's record is read */
+#define HOLD_FIRST (5 * HM_S)
+#define HOLD_MAX (60 * HM_S)
+#define EXPERT_HOLD (10 * HM_S)
+
+struct fetch { /* one look-up of many keys; outlives a destroyed cache until its callback has run */
+    struct hm_directory_cache *cache; /* NULL: destroyed */
+    struct hm_dht_query *query;
+    struct hm_link link;
+    struct hm_page *page[HM_DHT_QUERY_KEYS_MAX];
+    unsigned page_count;
+};
+struct expert_suspect {
+    struct hm_node_id server;
+    char uid[HM_UID_BYTES];
+    hm_ns until;
+};
+struct hm_directory_cache {
+    struct hm_dht *dht;
+    struct hm_loop *loop;
+    unsigned pages_max;
+    hm_ns negative_max;
+    void (*fetched)(void *arg);
+    void *arg;
+    struct hm_map map;
+    struct hm_link lru; /* the longest unused first */
+    struct hm_link fetches;
+    unsigned fetch_count;
+    struct fetch *gathering;
+    struct expert_suspect suspect[EXPERT_SUSPECTS_MAX];
+    unsigned suspect_next;
+};
+
+enum hm_status hm_directory_cache_create(struct hm_dht *dht, struct hm_loop *loop, unsigned pages_max,
+                                         hm_ns negative_max, void (*fetched)(void *arg), void *arg,
+                                         struct hm_directory_cache **out)
+{
+    struct hm_directory_cache *cache = calloc(1, sizeof *cache);
+    if (!cache) return HM_ERR_NO_MEMORY;
+    enum hm_status status = hm_map_init(&cache->map, pages_max);
+    if (status != HM_OK) {
+        free(cache);
+        return status;
+    }
+    cache->dht = dht;
+    cache->loop = loop;
+    cache->pages_max = pages_max;
+    cache->negative_max = negative_max;
+    cache->fetched = fetched;
+    cache->arg = arg;
+    hm_list_init(&cache->lru);
+    hm_list_init(&cache->fetches);
+    *out = cache;
+    return HM_OK;
+}
+
+static void free_page(struct hm_directory_cache *cache, struct hm_page *page)
+{
+    hm_map_remove(&cache->map, &page->node);
+    hm_list_remove(&page->lru);
+    free(page->child);
+    free(page->name);
+    free(page);
+}
+
+void hm_directory_cache_destroy(struct hm_directory_cache *cache)
+{
+    struct hm_link *link;
+    while ((link = hm_list_pop(&cache->fetches))) {
+        struct fetch *fetch = HM_CONTAINER_OF(link, struct fetch, link);
+        fetch->cache = NULL;
+        for (unsigned i = 0; i < fetch->page_count; i++) hm_page_put(fetch->page[i]);
+        hm_dht_query_cancel(fetch->query);
+    }
+    while (!hm_list_empty(&cache->lru)) {
+        struct hm_page *page = HM_CONTAINER_OF(cache->lru.next, struct hm_page, lru);
+        HM_ASSERT(page->pins == 0);
+        free_page(cache, page);
+    }
+    hm_map_fini(&cache->map);
+    free(cache);
+}
+
+/* ---- pages ------------------------------------------------------------------------------------------------------ */
+
+static uint64_t key_hash(const struct hm_dht_id *key)
+{
+    uint64_t hash; /* a digest already */
+    memcpy(&hash, key->byte, sizeof hash);
+    return hash;
+}
+
+static bool page_is(const struct hm_map_node *node, const void *key)
+{
+    const struct hm_page *page = HM_CONTAINER_OF(node, const struct hm_page, node);
+    return memcmp(&page->key, key, sizeof page->key) == 0;
+}
+
+static struct hm_page *find_page(const struct hm_directory_cache *cache, const struct hm_dht_id *key)
+{
+    struct hm_map_node *node = hm_map_find(&cache->map, key_hash(key), page_is, key);
+    return node ? HM_CONTAINER_OF(node, struct hm_page, node) : NULL;
+}
+
+static bool make_room(struct hm_directory_cache *cache)
+{
+    if (cache->map.count < cache->pages_max) return true;
+    HM_LIST_EACH(link, &cache->lru)
+    {
+        struct hm_page *page = HM_CONTAINER_OF(link, struct hm_page, lru);
+        if (page->pins > 0) continue;
+        free_page(cache, page);
+        return true;
+    }
+    return false;
+}
+
+struct hm_page *hm_page_get(struct hm_directory_cache *cache, enum hm_page_kind kind, const struct hm_dht_id *key)
+{
+    struct hm_page *page = find_page(cache, key);
+    if (!page) {
+        if (!make_room(cache)) return NULL;
+        page = calloc(1, sizeof *page);
+        if (!page) return NULL;
+        page->key = *key;
+        page->kind = kind;
+        hm_list_init(&page->lru);
+        hm_map_insert(&cache->map, &page->node, key_hash(key));
+    }
+    hm_list_remove(&page->lru);
+    hm_list_push(&cache->lru, &page->lru);
+    page->pins++;
+    return page;
+}
+
+void hm_page_put(struct hm_page *page)
+{
+    HM_ASSERT(page->pins > 0);
+    page->pins--;
+}
+
+bool hm_page_usable(const struct hm_directory_cache *cache, const struct hm_page *page)
+{
+    return page->usable_until > hm_loop_now(cache->loop);
+}
+
+bool hm_page_alive(struct hm_directory_cache *cache, struct hm_page *page, bool suspects)
+{
+    hm_ns now = hm_loop_now(cache->loop);
+    if (!page->known || page->expires <= now) return false;
+    return suspects || page->suspect_until <= now;
+}
+
+/* ---- reading what was found ------------------------------------------------------------------------------------- */
+
+/* On the loop's clock, 5 s early; 0: over already. */
+static hm_ns record_expires(const struct hm_directory_cache *cache, const struct hm_record *record)
+{
+    int64_t left = record->expires_wall_ns - hm_loop_wall_ns(cache->loop) - (int64_t)EXPIRY_MARGIN;
+    if (left <= 0) return 0;
+    if (left > HM_RECORD_LIFE_MAX_NS) left = HM_RECORD_LIFE_MAX_NS;
+    return hm_loop_now(cache->loop) + (hm_ns)left;
+}
+
+static int compare_children(const void *left, const void *right)
+{
+    const struct hm_page_child *a = left, *b = right;
+    if (a->coordinate != b->coordinate) return a->coordinate < b->coordinate ? -1 : 1;
+    int order = memcmp(&a->server, &b->server, sizeof a->server);
+    if (order != 0) return order;
+    return a->expires > b->expires ? -1 : a->expires < b->expires; /* the longer life first, so that it is kept */
+}
+
+/* Old and new children together, each (coordinate, server) once, without those that are over. */
+static void take_children(struct hm_directory_cache *cache, struct hm_page *page, const struct hm_found *found)
+{
+    unsigned new_max = found ? found->record_count : 0;
+    struct hm_page_child *child = calloc((size_t)page->child_count + new_max + 1, sizeof *child);
+    if (!child) return; /* what is known stays */
+    unsigned count = 0;
+    hm_ns now = hm_loop_now(cache->loop);
+    for (unsigned i = 0; i < page->child_count; i++) {
+        if (page->child[i].expires > now) child[count++] = page->child[i];
+    }
+    for (unsigned i = 0; i < new_max; i++) {
+        const struct hm_record *record = &found->record[i];
+        struct hm_page_child *next = &child[count];
+        next->server = record->owner;
+        next->expires = record_expires(cache, record);
+        if (next->expires > now && hm_directory_expert_decode(record, &next->coordinate)) count++;
+    }
+    qsort(child, count, sizeof *child, compare_children);
+    unsigned kept = 0;
+    for (unsigned i = 0; i < count && kept < CHILDREN_MAX; i++) {
+        if (kept > 0 && child[kept - 1].coordinate == child[i].coordinate &&
+            hm_node_id_equal(&child[kept - 1].server, &child[i].server))
+            continue;
+        child[kept++] = child[i];
+        if (child[i].expires > page->usable_until) page->usable_until = child[i].expires;
+    }
+    free(page->child);
+    page->child = child;
+    page->child_count = kept;
+}
+
+static int compare_names(const void *left, const void *right)
+{
+    const struct hm_page_name *a = left, *b = right;
+    int order = strcmp(a->name.name, b->name.name);
+    if (order != 0) return order;
+    return a->expires > b->expires ? -1 : a->expires < b->expires;
+}
+
+static void take_names(struct hm_directory_cache *cache, struct hm_page *page, const struct hm_found *found)
+{
+    unsigned new_max = found ? found->record_count : 0;
+    struct hm_page_name *name = calloc((size_t)page->name_count + new_max + 1, sizeof *name);
+    if (!name) return;
+    unsigned count = 0;
+    hm_ns now = hm_loop_now(cache->loop);
+    for (unsigned i = 0; i < page->name_count; i++) {
+        if (page->name[i].expires > now) name[count++] = page->name[i];
+    }
+    for (unsigned i = 0; i < new_max; i++) {
+        name[count].expires = record_expires(cache, &found->record[i]);
+        if (name[count].expires > now && hm_directory_name_decode(&found->record[i], &name[count].name)) count++;
+    }
+    qsort(name, count, sizeof *name, compare_names);
+    unsigned kept = 0;
+    for (unsigned i = 0; i < count && kept < CHILDREN_MAX; i++) {
+        if (kept > 0 && strcmp(name[kept - 1].name.name, name[i].name.name) == 0) continue;
+        name[kept++] = name[i];
+        if (name[i].expires > page->usable_until) page->usable_until = name[i].expires;
+    }
+    free(page->name);
+    page->name = name;
+    page->name_count = kept;
+}
+
+static void take_server(struct hm_directory_cache *cache, struct hm_page *page, const struct hm_found *found)
+{
+    hm_ns now = hm_loop_now(cache->loop);
+    for (unsigned i = 0; found && i < found->record_count; i++) {
+        const struct hm_record *record = &found->record[i];
+        struct hm_server_info info;
+        if (!hm_directory_server_decode(record, &info)) continue;
+        if (page->known && record->sequence < page->sequence) continue;
+        bool newer = !page->known || record->sequence > page->sequence;
+        page->known = true;
+        page->info = info;
+        page->sequence = record->sequence;
+        page->expires = record_expires(cache, record);
+        if (page->suspect_until > now && newer && page->baseline_known) page->suspect_until = 0;
+    }
+    page->baseline_known = true;
+    if (page->known && page->expires > now) page->usable_until = page->expires;
+}
+
+static void take(struct hm_directory_cache *cache, struct hm_page *page, enum hm_status status,
+                 const struct hm_found *found)
+{
+    hm_ns now = hm_loop_now(cache->loop);
+    page->status = status;
+    /* Found late is found, but nothing found late is no answer. */
+    if (status != HM_OK && (!found || found->record_count == 0)) {
+        page->fresh_until = now + HM_S;
+        return;
+    }
+    page->status = HM_OK;
+    page->usable_until = 0;
+    switch (page->kind) {
+    case HM_PAGE_EXPERTS: take_children(cache, page, found); break;
+    case HM_PAGE_SERVER: take_server(cache, page, found); break;
+    case HM_PAGE_NAMES: take_names(cache, page, found); break;
+    }
+    bool miss = page->usable_until <= now;
+    if (miss) page->usable_until = now + cache->negative_max;
+    page->fresh_until = miss ? page->usable_until : now + HM_DIRECTORY_REFRESH;
+    if (page->suspect_until > now) page->fresh_until = now + SUSPECT_REFRESH;
+}
+
+/* ---- fetching --------------------------------------------------------------------------------------------------- */
+
+static void found(void *arg, enum hm_status status, const struct hm_found *answer, unsigned key_count)
+{
+    struct fetch *fetch = arg;
+    struct hm_directory_cache *cache = fetch->cache;
+    if (!cache) {
+        free(fetch);
+        return;
+    }
+    for (unsigned i = 0; i < fetch->page_count; i++) {
+        struct hm_page *page = fetch->page[i];
+        const struct hm_found *mine = NULL;
+        for (unsigned k = 0; k < key_count && !mine; k++) { /* found in the order of asking, so at once */
+            const struct hm_found *next = &answer[(i + k) % key_count];
+            if (memcmp(&next->key, &page->key, sizeof page->key) == 0) mine = next;
+        }
+        take(cache, page, status, mine);
+        page->fetching = false;
+        hm_page_put(page);
+    }
+    hm_list_remove(&fetch->link);
+    cache->fetch_count--;
+    free(fetch);
+    cache->fetched(cache->arg);
+}
+
+static void send_gathered(struct hm_directory_cache *cache)
+{
+    struct fetch *fetch = cache->gathering;
+    struct hm_dht_id key[HM_DHT_QUERY_KEYS_MAX];
+    cache->gathering = NULL;
+    for (unsigned i = 0; i < fetch->page_count; i++) key[i] = fetch->page[i]->key;
+    enum hm_status status = hm_dht_find(cache->dht, key, fetch->page_count, hm_loop_now(cache->loop) + FETCH_TIMEOUT,
+                                        found, fetch, &fetch->query);
+    if (status == HM_OK || status == HM_INPROGRESS) {
+        hm_list_push(&cache->fetches, &fetch->link);
+        cache->fetch_count++;
+        return;
+    }
+    for (unsigned i = 0; i < fetch->page_count; i++) {
+        take(cache, fetch->page[i], status, NULL);
+        fetch->page[i]->fetching = false;
+        hm_page_put(fetch->page[i]);
+    }
+    free(fetch);
+    cache->fetched(cache->arg);
+}
+
+void hm_page_fetch(struct hm_directory_cache *cache, struct hm_page *page)
+{
+    hm_ns now = hm_loop_now(cache->loop);
+    bool usable = page->usable_until > now;
+    if (page->fetching || (usable && page->fresh_until > now)) return;
+    struct fetch *fetch = cache->gathering;
+    if (!fetch) {
+        fetch = cache->fetch_count < FETCHES_MAX ? calloc(1, sizeof *fetch) : NULL;
+        if (!fetch) {
+            page->status = HM_ERR_BUSY;
+            return;
+        }
+        fetch->cache = cache;
+        hm_list_init(&fetch->link);
+        cache->gathering = fetch;
+    }
+    page->fetching = true;
+    page->pins++;
+    fetch->page[fetch->page_count++] = page;
+    if (fetch->page_count == HM_DHT_QUERY_KEYS_MAX) send_gathered(cache);
+}
+
+void hm_page_fetch_end(struct hm_directory_cache *cache)
+{
+    if (cache->gathering) send_gathered(cache);
+}
+
+/* ---- suspicion -------------------------------------------------------------------------------------------------- */
+
+void hm_directory_cache_suspect(struct hm_directory_cache *cache, const struct hm_node_id *server, hm_ns hold)
+{
+    struct hm_dht_id key;
+    hm_directory_server_key(server, &key);
+    struct hm_page *page = hm_page_get(cache, HM_PAGE_SERVER, &key);
+    if (!page) return;
+    hm_ns now = hm_loop_now(cache->loop);
+    if (page->suspect_until > now) { /* calls of one batch fail together: one suspicion */
+        hm_page_put(page);
+        return;
+    }
+    if (hold == 0) {
+        hold = page->suspect_hold == 0 ? HOLD_FIRST : 2 * page->suspect_hold;
+        if (hold > HOLD_MAX) hold = HOLD_MAX;
+    }
+    page->suspect_hold = hold;
+    page->suspect_until = now + hold;
+    page->baseline_known = false;
+    page->fresh_until = now;
+    hm_page_fetch(cache, page);
+    hm_page_fetch_end(cache);
+    hm_page_put(page);
+}
+
+void hm_directory_cache_trust(struct hm_directory_cache *cache, const struct hm_node_id *server)
+{
+    struct hm_dht_id key;
+    hm_directory_server_key(server, &key);
+    struct hm_page *page = find_page(cache, &key);
+    if (!page) return;
+    page->suspect_until = 0;
+    page->suspect_hold = 0;
+}
+
+void hm_directory_cache_suspect_expert(struct hm_directory_cache *cache, const struct hm_node_id *server,
+                                       const struct hm_uid *uid)
+{
+    struct expert_suspect *suspect = &cache->suspect[cache->suspect_next++ % EXPERT_SUSPECTS_MAX];
+    suspect->server = *server;
+    memcpy(suspect->uid, uid->text, sizeof suspect->uid);
+    suspect->until = hm_loop_now(cache->loop) + EXPERT_HOLD;
+}
+
+bool hm_directory_cache_expert_suspected(const struct hm_directory_cache *cache, const struct hm_node_id *server,
+                                         const char *uid)
+{
+    hm_ns now = hm_loop_now(cache->loop);
+    for (unsigned i = 0; i < EXPERT_SUSPECTS_MAX; i++) {
+        const struct expert_suspect *suspect = &cache->suspect[i];
+        if (suspect->until > now && hm_node_id_equal(&suspect->server, server) && strcmp(suspect->uid, uid) == 0)
+            return true;
+    }
+    return false;
+}
