@@ -26,9 +26,10 @@ struct hm_beam_grid {
     uint32_t size[HM_GRID_DIMS_MAX]; /* product at most 2^31 */
 };
 /* HM_ERR_INVALID, with a line. */
-HM_MUST_CHECK enum hm_status hm_beam_grid_init(struct hm_beam_grid *grid, const char *name, unsigned dim_count,
-                                               const uint32_t *size);
-uint32_t hm_beam_grid_columns(const struct hm_beam_grid *grid); /* of the gate: the sum of the sizes */
+HM_MUST_CHECK enum hm_status hm_beam_grid_init(struct hm_beam_grid *grid, const char *name,
+                                               unsigned dim_count, const uint32_t *size);
+uint32_t
+hm_beam_grid_columns(const struct hm_beam_grid *grid); /* of the gate: the sum of the sizes */
 
 struct hm_beam_op;
 typedef void (*hm_beam_cb)(struct hm_beam_op *op, enum hm_status status);
@@ -50,9 +51,10 @@ struct hm_beam_op { /* caller's memory; hm_beam_init first */
     uint32_t *choice_count;        /* [row_count], 1 to k_best */
     /* beam's */
     unsigned step;
-    struct hm_beam_prefix *prefix, *extended; /* [row_count, width]: what a row keeps, and the next */
-    uint32_t *prefix_count;        /* [row_count] */
-    uint64_t *key;                 /* the distinct prefixes of a step, sorted */
+    struct hm_beam_prefix *prefix,
+        *extended;          /* [row_count, width]: what a row keeps, and the next */
+    uint32_t *prefix_count; /* [row_count] */
+    uint64_t *key;          /* the distinct prefixes of a step, sorted */
     unsigned key_count;
     char *text;
     const char **text_at;

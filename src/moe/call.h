@@ -27,25 +27,31 @@
 #include "tensor/codec.h"
 #include "tensor/tensor.h"
 
-enum { HM_CALL_VERSION = 1, HM_CALL_PARTS_MAX = 256, HM_CALL_ROWS_MAX = 1 << 20, HM_CALL_ALIGN = 64 };
+enum {
+    HM_CALL_VERSION = 1,
+    HM_CALL_PARTS_MAX = 256,
+    HM_CALL_ROWS_MAX = 1 << 20,
+    HM_CALL_ALIGN = 64
+};
 enum { HM_CALL_PRIORITIES = 3 }; /* as many as enum hm_priority of the scheduler has */
 enum hm_pass { HM_PASS_FORWARD = 0, HM_PASS_BACKWARD = 1 };
 enum { HM_PART_CONTIGUOUS = 1, HM_PART_SCALED = 2 };
 
 struct hm_call_head {
     uint8_t pass, codec, priority;
-    struct hm_schema schema; /* of a row of x (and of dy: the expert's output schema equals its input's today) */
+    struct hm_schema
+        schema; /* of a row of x (and of dy: the expert's output schema equals its input's today) */
     uint32_t row_count;
     uint16_t part_count;
-    uint32_t table_bytes; /* padded */
+    uint32_t table_bytes;           /* padded */
     uint64_t incarnation, sequence; /* sequence >= 1 */
 };
 struct hm_call_part { /* views into the table */
     struct hm_uid uid;
-    uint32_t row_count;      /* 1 to head.row_count */
-    uint32_t first;          /* contiguous rows from here, if index is NULL */
-    const uint32_t *index;   /* each < head.row_count; aligned */
-    const float *scale;      /* NULL: 1 */
+    uint32_t row_count;    /* 1 to head.row_count */
+    uint32_t first;        /* contiguous rows from here, if index is NULL */
+    const uint32_t *index; /* each < head.row_count; aligned */
+    const float *scale;    /* NULL: 1 */
 };
 struct hm_call_answer {
     uint16_t part;
@@ -57,20 +63,24 @@ struct hm_call_answer {
 };
 void hm_call_head_encode(const struct hm_call_head *head, struct hm_writer *writer);
 /* HM_ERR_PEER_PROTOCOL, HM_ERR_TOO_BIG, HM_ERR_UNSUPPORTED (version or codec) */
-HM_MUST_CHECK enum hm_status hm_call_head_decode(const void *bytes, size_t byte_count, struct hm_call_head *head);
+HM_MUST_CHECK enum hm_status hm_call_head_decode(const void *bytes, size_t byte_count,
+                                                 struct hm_call_head *head);
 /* Payload bytes that a head implies. */
-HM_MUST_CHECK enum hm_status hm_call_payload_bytes(const struct hm_call_head *head, uint64_t *bytes);
+HM_MUST_CHECK enum hm_status hm_call_payload_bytes(const struct hm_call_head *head,
+                                                   uint64_t *bytes);
 size_t hm_call_table_bytes(const struct hm_call_part *parts, unsigned part_count); /* padded */
-void hm_call_table_encode(const struct hm_call_part *parts, unsigned part_count, struct hm_writer *writer);
+void hm_call_table_encode(const struct hm_call_part *parts, unsigned part_count,
+                          struct hm_writer *writer);
 /* parts[head->part_count].  HM_ERR_PEER_PROTOCOL unless every part, index and scale is in bounds.  A part with a malformed
  * uid is no error of the table: its uid.text is empty, and that part alone is refused. */
-HM_MUST_CHECK enum hm_status hm_call_table_decode(const struct hm_call_head *head, const void *table,
-                                                  struct hm_call_part *parts);
+HM_MUST_CHECK enum hm_status hm_call_table_decode(const struct hm_call_head *head,
+                                                  const void *table, struct hm_call_part *parts);
 /* Bytes of `row_count` encoded rows of the schema: each tensor's rows lie together, as the codec makes them. */
-HM_MUST_CHECK enum hm_status hm_call_rows_bytes(const struct hm_schema *schema, uint8_t codec, uint32_t row_count,
-                                                uint64_t *bytes);
+HM_MUST_CHECK enum hm_status hm_call_rows_bytes(const struct hm_schema *schema, uint8_t codec,
+                                                uint32_t row_count, uint64_t *bytes);
 void hm_call_answer_encode(const struct hm_call_answer *answer, struct hm_writer *writer);
-HM_MUST_CHECK enum hm_status hm_call_answer_decode(const void *bytes, size_t byte_count, struct hm_call_answer *answer);
+HM_MUST_CHECK enum hm_status hm_call_answer_decode(const void *bytes, size_t byte_count,
+                                                   struct hm_call_answer *answer);
 
 enum { HM_EXPERT_KIND_BYTES = 32 };
 struct hm_expert_info { /* what a server says of one of its experts */
@@ -80,9 +90,11 @@ struct hm_expert_info { /* what a server says of one of its experts */
     char kind[HM_EXPERT_KIND_BYTES];
 };
 void hm_expert_info_encode(const struct hm_expert_info *info, struct hm_writer *writer);
-HM_MUST_CHECK enum hm_status hm_expert_info_decode(const void *bytes, size_t byte_count, struct hm_expert_info *info);
+HM_MUST_CHECK enum hm_status hm_expert_info_decode(const void *bytes, size_t byte_count,
+                                                   struct hm_expert_info *info);
 /* The request: a malformed uid comes out with an empty text, as in a table. */
 void hm_expert_query_encode(const struct hm_uid *uid, struct hm_writer *writer);
-HM_MUST_CHECK enum hm_status hm_expert_query_decode(const void *bytes, size_t byte_count, struct hm_uid *uid);
+HM_MUST_CHECK enum hm_status hm_expert_query_decode(const void *bytes, size_t byte_count,
+                                                    struct hm_uid *uid);
 
 #endif

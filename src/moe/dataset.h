@@ -10,7 +10,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { HM_DATASET_COLUMNS_MAX = 65536, HM_DATASET_CLASSES_MAX = 65536, HM_DATASET_LINE_BYTES_MAX = 1 << 21 };
+enum {
+    HM_DATASET_COLUMNS_MAX = 65536,
+    HM_DATASET_CLASSES_MAX = 65536,
+    HM_DATASET_LINE_BYTES_MAX = 1 << 21
+};
 struct hm_dataset {
     uint32_t row_count, train_count; /* rows 0 to train_count - 1 are the training part */
     uint32_t columns;                /* features */

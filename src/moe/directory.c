@@ -28,8 +28,8 @@ struct op {
     struct hm_directory *directory;
     struct hm_link link; /* running or idle */
     enum what what;
-    bool ready;     /* every page of this step has come; the timer is on its way */
-    bool at_servers; /* the second step */
+    bool ready;            /* every page of this step has come; the timer is on its way */
+    bool at_servers;       /* the second step */
     enum hm_status failed; /* of the first page that could not be read */
     hm_ns deadline;
     struct hm_timer timer;
@@ -49,8 +49,8 @@ struct op {
     struct hm_server_info *info;
     struct hm_grid_name *name;
     unsigned page_count, server_count;
-    size_t prefix_capacity, page_capacity, server_capacity, owner_capacity, provider_capacity, children_capacity,
-        info_capacity, name_capacity;
+    size_t prefix_capacity, page_capacity, server_capacity, owner_capacity, provider_capacity,
+        children_capacity, info_capacity, name_capacity;
 };
 
 struct hm_directory {
@@ -74,8 +74,8 @@ enum hm_status hm_directory_create(const struct hm_directory_conf *conf, struct 
     hm_list_init(&directory->idle);
     enum hm_status status = hm_directory_cache_create(
         conf->dht, directory->loop, conf->entries_max ? conf->entries_max : ENTRIES_MAX,
-        conf->negative_cache_max ? conf->negative_cache_max : NEGATIVE_SECONDS * HM_S, pages_fetched, directory,
-        &directory->cache);
+        conf->negative_cache_max ? conf->negative_cache_max : NEGATIVE_SECONDS * HM_S,
+        pages_fetched, directory, &directory->cache);
     if (status != HM_OK) {
         free(directory);
         return hm_fail(status, "no memory for the directory's cache");
@@ -155,7 +155,8 @@ static bool step_complete(const struct op *op)
     unsigned count;
     struct hm_page **page = step_pages((struct op *)op, &count);
     for (unsigned i = 0; i < count; i++) {
-        if (page[i] && page[i]->fetching && !hm_page_usable(op->directory->cache, page[i])) return false;
+        if (page[i] && page[i]->fetching && !hm_page_usable(op->directory->cache, page[i]))
+            return false;
     }
     return true;
 }
@@ -169,8 +170,7 @@ static void ready(struct op *op)
 static void pages_fetched(void *arg)
 {
     struct hm_directory *directory = arg;
-    HM_LIST_EACH(link, &directory->running)
-    {
+    HM_LIST_EACH (link, &directory->running) {
         struct op *op = HM_CONTAINER_OF(link, struct op, link);
         if (!op->ready && step_complete(op)) ready(op);
     }
@@ -183,7 +183,8 @@ static void begin_step(struct op *op)
     unsigned count;
     struct hm_page **page = step_pages(op, &count);
     op->ready = false;
-    hm_timer_start(op->directory->loop, &op->timer, hm_deadline_left(op->directory->loop, op->deadline));
+    hm_timer_start(op->directory->loop, &op->timer,
+                   hm_deadline_left(op->directory->loop, op->deadline));
     for (unsigned i = 0; i < count; i++) {
         if (page[i]) hm_page_fetch(cache, page[i]);
     }
@@ -197,7 +198,8 @@ static void note_failures(struct op *op)
     struct hm_page **page = step_pages(op, &count);
     for (unsigned i = 0; i < count && op->failed == HM_OK; i++) {
         if (page[i] && !hm_page_usable(op->directory->cache, page[i]))
-            op->failed = page[i]->fetching || page[i]->status == HM_OK ? HM_ERR_TIMED_OUT : page[i]->status;
+            op->failed =
+                page[i]->fetching || page[i]->status == HM_OK ? HM_ERR_TIMED_OUT : page[i]->status;
     }
 }
 
@@ -211,7 +213,10 @@ static bool any_usable(struct op *op)
 
 /* ---- children --------------------------------------------------------------------------------------------------- */
 
-static int compare_nodes(const void *a, const void *b) { return memcmp(a, b, sizeof(struct hm_node_id)); }
+static int compare_nodes(const void *a, const void *b)
+{
+    return memcmp(a, b, sizeof(struct hm_node_id));
+}
 
 /* The distinct servers named by the dictionaries -> op->server. */
 static bool gather_servers(struct op *op)
@@ -221,14 +226,16 @@ static bool gather_servers(struct op *op)
     if (!hm_grow(&op->owner, &op->owner_capacity, owners + 1, sizeof *op->owner)) return false;
     owners = 0;
     for (unsigned i = 0; i < op->page_count; i++) {
-        for (unsigned k = 0; k < op->page[i]->child_count; k++) op->owner[owners++] = op->page[i]->child[k].server;
+        for (unsigned k = 0; k < op->page[i]->child_count; k++)
+            op->owner[owners++] = op->page[i]->child[k].server;
     }
     qsort(op->owner, owners, sizeof *op->owner, compare_nodes);
     for (size_t i = 0; i < owners; i++) {
         if (distinct == 0 || !hm_node_id_equal(&op->owner[distinct - 1], &op->owner[i]))
             op->owner[distinct++] = op->owner[i];
     }
-    if (!hm_grow(&op->server, &op->server_capacity, distinct + 1, sizeof(struct hm_page *))) return false;
+    if (!hm_grow(&op->server, &op->server_capacity, distinct + 1, sizeof(struct hm_page *)))
+        return false;
     for (size_t i = 0; i < distinct; i++) {
         struct hm_dht_id key;
         hm_directory_server_key(&op->owner[i], &key);
@@ -240,7 +247,8 @@ static bool gather_servers(struct op *op)
 
 static struct hm_page *server_page(struct op *op, const struct hm_node_id *server)
 {
-    struct hm_node_id *at = bsearch(server, op->owner, op->server_count, sizeof *op->owner, compare_nodes);
+    struct hm_node_id *at =
+        bsearch(server, op->owner, op->server_count, sizeof *op->owner, compare_nodes);
     return at ? op->server[at - op->owner] : NULL;
 }
 
@@ -251,12 +259,14 @@ static void provider_add(struct op *op, struct hm_provider *provider, const stru
     for (; at > 0; at--) {
         const struct hm_page *other = server_page(op, &provider->server[at - 1]);
         if (other->info.rows_queued < page->info.rows_queued) break;
-        if (other->info.rows_queued == page->info.rows_queued && compare_nodes(&other->info.node, &page->info.node) < 0)
+        if (other->info.rows_queued == page->info.rows_queued &&
+            compare_nodes(&other->info.node, &page->info.node) < 0)
             break;
     }
     if (at == HM_SERVER_PROVIDERS_MAX) return;
     if (provider->server_count < HM_SERVER_PROVIDERS_MAX) provider->server_count++;
-    for (unsigned i = provider->server_count - 1; i > at; i--) provider->server[i] = provider->server[i - 1];
+    for (unsigned i = provider->server_count - 1; i > at; i--)
+        provider->server[i] = provider->server[i - 1];
     provider->server[at] = page->info.node;
 }
 
@@ -292,24 +302,31 @@ static void end_children(struct op *op)
     for (unsigned i = 0; status == HM_OK && i < op->page_count; i++) {
         struct hm_provider *provider = op->provider + used;
         unsigned count = fill_providers(op, op->page[i], op->prefix[i], provider);
-        op->children[i] = (struct hm_children){.prefix = op->prefix[i], .provider = provider, .count = count};
+        op->children[i] =
+            (struct hm_children){.prefix = op->prefix[i], .provider = provider, .count = count};
         used += count;
     }
     if (status == HM_OK && used == 0 && op->failed != HM_OK)
-        status = hm_fail(op->failed, "the DHT did not say who serves '%s': %s; is a node of the swarm reachable?",
-                         op->prefix[0], hm_status_text(op->failed));
-    op->cb.children(op->arg, status, status == HM_OK ? op->children : NULL, status == HM_OK ? op->page_count : 0);
+        status =
+            hm_fail(op->failed,
+                    "the DHT did not say who serves '%s': %s; is a node of the swarm reachable?",
+                    op->prefix[0], hm_status_text(op->failed));
+    op->cb.children(op->arg, status, status == HM_OK ? op->children : NULL,
+                    status == HM_OK ? op->page_count : 0);
     op_put(op);
 }
 
-enum hm_status hm_directory_children(struct hm_directory *directory, const char *const *prefixes, unsigned prefix_count,
-                                     hm_ns deadline, hm_children_cb cb, void *arg)
+enum hm_status hm_directory_children(struct hm_directory *directory, const char *const *prefixes,
+                                     unsigned prefix_count, hm_ns deadline, hm_children_cb cb,
+                                     void *arg)
 {
     if (prefix_count < 1 || prefix_count > PREFIXES_MAX)
-        return hm_fail(HM_ERR_TOO_BIG, "%u prefixes in one look-up; at most %d", prefix_count, PREFIXES_MAX);
+        return hm_fail(HM_ERR_TOO_BIG, "%u prefixes in one look-up; at most %d", prefix_count,
+                       PREFIXES_MAX);
     for (unsigned i = 0; i < prefix_count; i++) {
         if (strnlen(prefixes[i], HM_UID_BYTES) == HM_UID_BYTES)
-            return hm_fail(HM_ERR_INVALID, "a prefix of experts has at most %d bytes", HM_UID_BYTES - 1);
+            return hm_fail(HM_ERR_INVALID, "a prefix of experts has at most %d bytes",
+                           HM_UID_BYTES - 1);
     }
     struct op *op = op_get(directory, CHILDREN, deadline, arg);
     if (!op) return hm_fail(HM_ERR_BUSY, "more than %d look-ups of the directory at once", OPS_MAX);
@@ -326,7 +343,9 @@ enum hm_status hm_directory_children(struct hm_directory *directory, const char 
         op->page[i] = hm_page_get(directory->cache, HM_PAGE_EXPERTS, &key);
         if (!op->page[i]) {
             op_put(op);
-            return hm_fail(HM_ERR_BUSY, "the directory's cache is full of prefixes in use; ask for fewer at once");
+            return hm_fail(
+                HM_ERR_BUSY,
+                "the directory's cache is full of prefixes in use; ask for fewer at once");
         }
         op->page_count++;
     }
@@ -350,16 +369,19 @@ static void end_servers(struct op *op)
         known++;
     }
     if (known == 0 && op->failed != HM_OK)
-        status = hm_fail(op->failed, "the DHT did not say where the servers are: %s", hm_status_text(op->failed));
-    op->cb.servers(op->arg, status, status == HM_OK ? op->info : NULL, status == HM_OK ? op->server_count : 0);
+        status = hm_fail(op->failed, "the DHT did not say where the servers are: %s",
+                         hm_status_text(op->failed));
+    op->cb.servers(op->arg, status, status == HM_OK ? op->info : NULL,
+                   status == HM_OK ? op->server_count : 0);
     op_put(op);
 }
 
-enum hm_status hm_directory_servers(struct hm_directory *directory, const struct hm_node_id *nodes, unsigned count,
-                                    hm_ns deadline, hm_servers_cb cb, void *arg)
+enum hm_status hm_directory_servers(struct hm_directory *directory, const struct hm_node_id *nodes,
+                                    unsigned count, hm_ns deadline, hm_servers_cb cb, void *arg)
 {
     if (count < 1 || count > PREFIXES_MAX)
-        return hm_fail(HM_ERR_TOO_BIG, "%u servers in one look-up; at most %d", count, PREFIXES_MAX);
+        return hm_fail(HM_ERR_TOO_BIG, "%u servers in one look-up; at most %d", count,
+                       PREFIXES_MAX);
     struct op *op = op_get(directory, SERVERS, deadline, arg);
     if (!op) return hm_fail(HM_ERR_BUSY, "more than %d look-ups of the directory at once", OPS_MAX);
     op->cb.servers = cb;
@@ -392,12 +414,14 @@ static void end_names(struct op *op)
         if (page->name[i].expires > now) op->name[count++] = page->name[i].name;
     }
     if (status == HM_OK && !any_usable(op))
-        status = hm_fail(op->failed, "the DHT did not say which experts there are: %s", hm_status_text(op->failed));
+        status = hm_fail(op->failed, "the DHT did not say which experts there are: %s",
+                         hm_status_text(op->failed));
     op->cb.names(op->arg, status, status == HM_OK ? op->name : NULL, status == HM_OK ? count : 0);
     op_put(op);
 }
 
-enum hm_status hm_directory_names(struct hm_directory *directory, hm_ns deadline, hm_names_cb cb, void *arg)
+enum hm_status hm_directory_names(struct hm_directory *directory, hm_ns deadline, hm_names_cb cb,
+                                  void *arg)
 {
     struct op *op = op_get(directory, NAMES, deadline, arg);
     if (!op) return hm_fail(HM_ERR_BUSY, "more than %d look-ups of the directory at once", OPS_MAX);
@@ -462,7 +486,8 @@ static void stored(void *arg, enum hm_status status, const uint8_t *replicas, un
 {
     (void)replicas, (void)record_count;
     struct declare *declare = arg;
-    if (status == HM_OK && declare->stored < declare->declaration.count) status = store_next(declare);
+    if (status == HM_OK && declare->stored < declare->declaration.count)
+        status = store_next(declare);
     else if (status == HM_OK) {
         declare_end(declare, HM_OK);
         return;
@@ -475,22 +500,24 @@ static enum hm_status store_next(struct declare *declare)
     unsigned count = declare->declaration.count - declare->stored;
     if (count > HM_DHT_QUERY_RECORDS_MAX) count = HM_DHT_QUERY_RECORDS_MAX;
     const struct hm_record *record = declare->declaration.record + declare->stored;
-    enum hm_status status = hm_dht_store(declare->directory->dht, record, count, declare->deadline, stored, declare,
-                                         &declare->query);
+    enum hm_status status = hm_dht_store(declare->directory->dht, record, count, declare->deadline,
+                                         stored, declare, &declare->query);
     if (status == HM_INPROGRESS) status = HM_OK;
     if (status == HM_OK) declare->stored += count;
     return status;
 }
 
-enum hm_status hm_directory_declare(struct hm_directory *directory, const struct hm_server_info *info,
-                                    const struct hm_uid *uids, unsigned uid_count, bool withdraw, hm_ns deadline,
+enum hm_status hm_directory_declare(struct hm_directory *directory,
+                                    const struct hm_server_info *info, const struct hm_uid *uids,
+                                    unsigned uid_count, bool withdraw, hm_ns deadline,
                                     hm_directory_cb cb, void *arg)
 {
     struct declare *declare = calloc(1, sizeof *declare);
     if (!declare) return hm_fail(HM_ERR_NO_MEMORY, "no memory to declare %u experts", uid_count);
     *declare = (struct declare){.directory = directory, .deadline = deadline, .cb = cb, .arg = arg};
-    enum hm_status status = hm_declaration_make(info, uids, uids ? uid_count : 0, withdraw,
-                                                hm_loop_wall_ns(directory->loop), &declare->declaration);
+    enum hm_status status =
+        hm_declaration_make(info, uids, uids ? uid_count : 0, withdraw,
+                            hm_loop_wall_ns(directory->loop), &declare->declaration);
     if (status != HM_OK) {
         free(declare);
         return status;
@@ -507,7 +534,8 @@ enum hm_status hm_directory_declare(struct hm_directory *directory, const struct
 
 /* ---- what calls teach ------------------------------------------------------------------------------------------- */
 
-void hm_directory_suspect(struct hm_directory *directory, const struct hm_node_id *server, hm_ns hold)
+void hm_directory_suspect(struct hm_directory *directory, const struct hm_node_id *server,
+                          hm_ns hold)
 {
     hm_directory_cache_suspect(directory->cache, server, hold);
 }

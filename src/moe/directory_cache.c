@@ -18,12 +18,12 @@
 #include <string.h>
 
 enum { FETCHES_MAX = 64, EXPERT_SUSPECTS_MAX = 256, CHILDREN_MAX = HM_DHT_QUERY_RECORDS_MAX };
-#define EXPIRY_MARGIN (5 * HM_S)
-#define FETCH_TIMEOUT (10 * HM_S)
+#define EXPIRY_MARGIN   (5 * HM_S)
+#define FETCH_TIMEOUT   (10 * HM_S)
 #define SUSPECT_REFRESH (2 * HM_S) /* how often a suspected server's record is read */
-#define HOLD_FIRST (5 * HM_S)
-#define HOLD_MAX (60 * HM_S)
-#define EXPERT_HOLD (10 * HM_S)
+#define HOLD_FIRST      (5 * HM_S)
+#define HOLD_MAX        (60 * HM_S)
+#define EXPERT_HOLD     (10 * HM_S)
 
 struct fetch { /* one look-up of many keys; outlives a destroyed cache until its callback has run */
     struct hm_directory_cache *cache; /* NULL: destroyed */
@@ -53,8 +53,9 @@ struct hm_directory_cache {
     unsigned suspect_next;
 };
 
-enum hm_status hm_directory_cache_create(struct hm_dht *dht, struct hm_loop *loop, unsigned pages_max,
-                                         hm_ns negative_max, void (*fetched)(void *arg), void *arg,
+enum hm_status hm_directory_cache_create(struct hm_dht *dht, struct hm_loop *loop,
+                                         unsigned pages_max, hm_ns negative_max,
+                                         void (*fetched)(void *arg), void *arg,
                                          struct hm_directory_cache **out)
 {
     struct hm_directory_cache *cache = calloc(1, sizeof *cache);
@@ -118,7 +119,8 @@ static bool page_is(const struct hm_map_node *node, const void *key)
     return memcmp(&page->key, key, sizeof page->key) == 0;
 }
 
-static struct hm_page *find_page(const struct hm_directory_cache *cache, const struct hm_dht_id *key)
+static struct hm_page *find_page(const struct hm_directory_cache *cache,
+                                 const struct hm_dht_id *key)
 {
     struct hm_map_node *node = hm_map_find(&cache->map, key_hash(key), page_is, key);
     return node ? HM_CONTAINER_OF(node, struct hm_page, node) : NULL;
@@ -127,8 +129,7 @@ static struct hm_page *find_page(const struct hm_directory_cache *cache, const s
 static bool make_room(struct hm_directory_cache *cache)
 {
     if (cache->map.count < cache->pages_max) return true;
-    HM_LIST_EACH(link, &cache->lru)
-    {
+    HM_LIST_EACH (link, &cache->lru) {
         struct hm_page *page = HM_CONTAINER_OF(link, struct hm_page, lru);
         if (page->pins > 0) continue;
         free_page(cache, page);
@@ -137,7 +138,8 @@ static bool make_room(struct hm_directory_cache *cache)
     return false;
 }
 
-struct hm_page *hm_page_get(struct hm_directory_cache *cache, enum hm_page_kind kind, const struct hm_dht_id *key)
+struct hm_page *hm_page_get(struct hm_directory_cache *cache, enum hm_page_kind kind,
+                            const struct hm_dht_id *key)
 {
     struct hm_page *page = find_page(cache, key);
     if (!page) {
@@ -190,11 +192,14 @@ static int compare_children(const void *left, const void *right)
     if (a->coordinate != b->coordinate) return a->coordinate < b->coordinate ? -1 : 1;
     int order = memcmp(&a->server, &b->server, sizeof a->server);
     if (order != 0) return order;
-    return a->expires > b->expires ? -1 : a->expires < b->expires; /* the longer life first, so that it is kept */
+    return a->expires > b->expires
+               ? -1
+               : a->expires < b->expires; /* the longer life first, so that it is kept */
 }
 
 /* Old and new children together, each (coordinate, server) once, without those that are over. */
-static void take_children(struct hm_directory_cache *cache, struct hm_page *page, const struct hm_found *found)
+static void take_children(struct hm_directory_cache *cache, struct hm_page *page,
+                          const struct hm_found *found)
 {
     unsigned new_max = found ? found->record_count : 0;
     struct hm_page_child *child = calloc((size_t)page->child_count + new_max + 1, sizeof *child);
@@ -233,7 +238,8 @@ static int compare_names(const void *left, const void *right)
     return a->expires > b->expires ? -1 : a->expires < b->expires;
 }
 
-static void take_names(struct hm_directory_cache *cache, struct hm_page *page, const struct hm_found *found)
+static void take_names(struct hm_directory_cache *cache, struct hm_page *page,
+                       const struct hm_found *found)
 {
     unsigned new_max = found ? found->record_count : 0;
     struct hm_page_name *name = calloc((size_t)page->name_count + new_max + 1, sizeof *name);
@@ -245,7 +251,9 @@ static void take_names(struct hm_directory_cache *cache, struct hm_page *page, c
     }
     for (unsigned i = 0; i < new_max; i++) {
         name[count].expires = record_expires(cache, &found->record[i]);
-        if (name[count].expires > now && hm_directory_name_decode(&found->record[i], &name[count].name)) count++;
+        if (name[count].expires > now &&
+            hm_directory_name_decode(&found->record[i], &name[count].name))
+            count++;
     }
     qsort(name, count, sizeof *name, compare_names);
     unsigned kept = 0;
@@ -259,7 +267,8 @@ static void take_names(struct hm_directory_cache *cache, struct hm_page *page, c
     page->name_count = kept;
 }
 
-static void take_server(struct hm_directory_cache *cache, struct hm_page *page, const struct hm_found *found)
+static void take_server(struct hm_directory_cache *cache, struct hm_page *page,
+                        const struct hm_found *found)
 {
     hm_ns now = hm_loop_now(cache->loop);
     for (unsigned i = 0; found && i < found->record_count; i++) {
@@ -303,7 +312,8 @@ static void take(struct hm_directory_cache *cache, struct hm_page *page, enum hm
 
 /* ---- fetching --------------------------------------------------------------------------------------------------- */
 
-static void found(void *arg, enum hm_status status, const struct hm_found *answer, unsigned key_count)
+static void found(void *arg, enum hm_status status, const struct hm_found *answer,
+                  unsigned key_count)
 {
     struct fetch *fetch = arg;
     struct hm_directory_cache *cache = fetch->cache;
@@ -314,7 +324,8 @@ static void found(void *arg, enum hm_status status, const struct hm_found *answe
     for (unsigned i = 0; i < fetch->page_count; i++) {
         struct hm_page *page = fetch->page[i];
         const struct hm_found *mine = NULL;
-        for (unsigned k = 0; k < key_count && !mine; k++) { /* found in the order of asking, so at once */
+        for (unsigned k = 0; k < key_count && !mine;
+             k++) { /* found in the order of asking, so at once */
             const struct hm_found *next = &answer[(i + k) % key_count];
             if (memcmp(&next->key, &page->key, sizeof page->key) == 0) mine = next;
         }
@@ -334,8 +345,9 @@ static void send_gathered(struct hm_directory_cache *cache)
     struct hm_dht_id key[HM_DHT_QUERY_KEYS_MAX];
     cache->gathering = NULL;
     for (unsigned i = 0; i < fetch->page_count; i++) key[i] = fetch->page[i]->key;
-    enum hm_status status = hm_dht_find(cache->dht, key, fetch->page_count, hm_loop_now(cache->loop) + FETCH_TIMEOUT,
-                                        found, fetch, &fetch->query);
+    enum hm_status status =
+        hm_dht_find(cache->dht, key, fetch->page_count, hm_loop_now(cache->loop) + FETCH_TIMEOUT,
+                    found, fetch, &fetch->query);
     if (status == HM_OK || status == HM_INPROGRESS) {
         hm_list_push(&cache->fetches, &fetch->link);
         cache->fetch_count++;
@@ -379,7 +391,8 @@ void hm_page_fetch_end(struct hm_directory_cache *cache)
 
 /* ---- suspicion -------------------------------------------------------------------------------------------------- */
 
-void hm_directory_cache_suspect(struct hm_directory_cache *cache, const struct hm_node_id *server, hm_ns hold)
+void hm_directory_cache_suspect(struct hm_directory_cache *cache, const struct hm_node_id *server,
+                                hm_ns hold)
 {
     struct hm_dht_id key;
     hm_directory_server_key(server, &key);
@@ -413,8 +426,8 @@ void hm_directory_cache_trust(struct hm_directory_cache *cache, const struct hm_
     page->suspect_hold = 0;
 }
 
-void hm_directory_cache_suspect_expert(struct hm_directory_cache *cache, const struct hm_node_id *server,
-                                       const struct hm_uid *uid)
+void hm_directory_cache_suspect_expert(struct hm_directory_cache *cache,
+                                       const struct hm_node_id *server, const struct hm_uid *uid)
 {
     struct expert_suspect *suspect = &cache->suspect[cache->suspect_next++ % EXPERT_SUSPECTS_MAX];
     suspect->server = *server;
@@ -422,13 +435,14 @@ void hm_directory_cache_suspect_expert(struct hm_directory_cache *cache, const s
     suspect->until = hm_loop_now(cache->loop) + EXPERT_HOLD;
 }
 
-bool hm_directory_cache_expert_suspected(const struct hm_directory_cache *cache, const struct hm_node_id *server,
-                                         const char *uid)
+bool hm_directory_cache_expert_suspected(const struct hm_directory_cache *cache,
+                                         const struct hm_node_id *server, const char *uid)
 {
     hm_ns now = hm_loop_now(cache->loop);
     for (unsigned i = 0; i < EXPERT_SUSPECTS_MAX; i++) {
         const struct expert_suspect *suspect = &cache->suspect[i];
-        if (suspect->until > now && hm_node_id_equal(&suspect->server, server) && strcmp(suspect->uid, uid) == 0)
+        if (suspect->until > now && hm_node_id_equal(&suspect->server, server) &&
+            strcmp(suspect->uid, uid) == 0)
             return true;
     }
     return false;

@@ -19,7 +19,7 @@ struct hm_page { /* one dictionary of the DHT */
     struct hm_link lru;
     struct hm_dht_id key;
     enum hm_page_kind kind;
-    unsigned pins;         /* operations and fetches that hold it */
+    unsigned pins; /* operations and fetches that hold it */
     bool fetching;
     enum hm_status status; /* of the last fetch */
     hm_ns fresh_until;     /* older: looked up behind the answer */
@@ -35,19 +35,22 @@ struct hm_page { /* one dictionary of the DHT */
     struct hm_server_info info;
     uint64_t sequence;
     hm_ns expires;
-    hm_ns suspect_until;   /* 0: trusted */
-    hm_ns suspect_hold;    /* of the last suspicion; the next one is held twice as long */
-    bool baseline_known;   /* suspected: `sequence` has been read since; a higher one is a new declaration */
+    hm_ns suspect_until; /* 0: trusted */
+    hm_ns suspect_hold;  /* of the last suspicion; the next one is held twice as long */
+    bool
+        baseline_known; /* suspected: `sequence` has been read since; a higher one is a new declaration */
 };
 
 struct hm_directory_cache;
 /* `fetched` runs when a page stops fetching; from a DHT callback, or inside hm_page_fetch_end if the DHT is full. */
-HM_MUST_CHECK enum hm_status hm_directory_cache_create(struct hm_dht *dht, struct hm_loop *loop, unsigned pages_max,
-                                                       hm_ns negative_max, void (*fetched)(void *arg), void *arg,
+HM_MUST_CHECK enum hm_status hm_directory_cache_create(struct hm_dht *dht, struct hm_loop *loop,
+                                                       unsigned pages_max, hm_ns negative_max,
+                                                       void (*fetched)(void *arg), void *arg,
                                                        struct hm_directory_cache **cache);
 void hm_directory_cache_destroy(struct hm_directory_cache *cache);
 /* Finds or makes a page, and pins it; NULL: the table is full of pinned ones, or no memory. */
-struct hm_page *hm_page_get(struct hm_directory_cache *cache, enum hm_page_kind kind, const struct hm_dht_id *key);
+struct hm_page *hm_page_get(struct hm_directory_cache *cache, enum hm_page_kind kind,
+                            const struct hm_dht_id *key);
 void hm_page_put(struct hm_page *page);
 bool hm_page_usable(const struct hm_directory_cache *cache, const struct hm_page *page);
 /* Gathers pages to fetch where they are worth it: not usable, or not fresh.  _end sends what was gathered, many keys a call. */
@@ -56,11 +59,12 @@ void hm_page_fetch_end(struct hm_directory_cache *cache);
 /* A server page: declared, not expired and (unless `suspects` do count) not suspected. */
 bool hm_page_alive(struct hm_directory_cache *cache, struct hm_page *page, bool suspects);
 
-void hm_directory_cache_suspect(struct hm_directory_cache *cache, const struct hm_node_id *server, hm_ns hold);
+void hm_directory_cache_suspect(struct hm_directory_cache *cache, const struct hm_node_id *server,
+                                hm_ns hold);
 void hm_directory_cache_trust(struct hm_directory_cache *cache, const struct hm_node_id *server);
-void hm_directory_cache_suspect_expert(struct hm_directory_cache *cache, const struct hm_node_id *server,
-                                       const struct hm_uid *uid);
-bool hm_directory_cache_expert_suspected(const struct hm_directory_cache *cache, const struct hm_node_id *server,
-                                         const char *uid);
+void hm_directory_cache_suspect_expert(struct hm_directory_cache *cache,
+                                       const struct hm_node_id *server, const struct hm_uid *uid);
+bool hm_directory_cache_expert_suspected(const struct hm_directory_cache *cache,
+                                         const struct hm_node_id *server, const char *uid);
 
 #endif

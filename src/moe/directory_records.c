@@ -39,16 +39,21 @@ void hm_directory_server_key(const struct hm_node_id *server, struct hm_dht_id *
     hm_dht_key(raw, (size_t)length, key);
 }
 
-void hm_directory_names_key(struct hm_dht_id *key) { hm_dht_key("experts:", strlen("experts:"), key); }
+void hm_directory_names_key(struct hm_dht_id *key)
+{
+    hm_dht_key("experts:", strlen("experts:"), key);
+}
 
 /* ---- reading ---------------------------------------------------------------------------------------------------- */
 
 /* The subkey as text, if it is one of a grid: it is put after "x." (a coordinate) or before ".0" (a name) and parsed. */
-static bool subkey_parses(const struct hm_record *record, const char *before, const char *after, struct hm_uid *uid)
+static bool subkey_parses(const struct hm_record *record, const char *before, const char *after,
+                          struct hm_uid *uid)
 {
     char text[HM_UID_BYTES];
     size_t used = strlen(before), after_bytes = strlen(after);
-    if (record->subkey_bytes == 0 || record->subkey_bytes + used + after_bytes >= sizeof text) return false;
+    if (record->subkey_bytes == 0 || record->subkey_bytes + used + after_bytes >= sizeof text)
+        return false;
     memcpy(text, before, used);
     memcpy(text + used, record->subkey, record->subkey_bytes);
     memcpy(text + used + record->subkey_bytes, after, after_bytes + 1);
@@ -64,7 +69,8 @@ bool hm_directory_expert_decode(const struct hm_record *record, uint32_t *coordi
 {
     struct hm_uid uid;
     const uint8_t *value = record->value;
-    if (record->schema != HM_SCHEMA_EXPERT || record->value_bytes != EXPERT_VALUE_BYTES || value[0] != VALUE_VERSION)
+    if (record->schema != HM_SCHEMA_EXPERT || record->value_bytes != EXPERT_VALUE_BYTES ||
+        value[0] != VALUE_VERSION)
         return false;
     if (!subkey_parses(record, "x.", "", &uid)) return false;
     *coordinate = uid.coordinate[0];
@@ -75,9 +81,11 @@ bool hm_directory_name_decode(const struct hm_record *record, struct hm_grid_nam
 {
     struct hm_uid uid;
     const uint8_t *value = record->value;
-    if (record->schema != HM_SCHEMA_NAMES || record->value_bytes != NAME_VALUE_BYTES || value[0] != VALUE_VERSION)
+    if (record->schema != HM_SCHEMA_NAMES || record->value_bytes != NAME_VALUE_BYTES ||
+        value[0] != VALUE_VERSION)
         return false;
-    if (value[1] < 1 || value[1] > HM_GRID_DIMS_MAX || !subkey_parses(record, "", ".0", &uid)) return false;
+    if (value[1] < 1 || value[1] > HM_GRID_DIMS_MAX || !subkey_parses(record, "", ".0", &uid))
+        return false;
     memset(name, 0, sizeof *name);
     memcpy(name->name, record->subkey, record->subkey_bytes);
     name->dim_count = value[1];
@@ -186,12 +194,13 @@ struct maker {
     bool withdraw;
 };
 
-static struct hm_record *make_record(struct maker *maker, uint16_t schema, const char *subkey, size_t subkey_bytes,
-                                     hm_ns life)
+static struct hm_record *make_record(struct maker *maker, uint16_t schema, const char *subkey,
+                                     size_t subkey_bytes, hm_ns life)
 {
     struct hm_record *record = &maker->record[maker->count++];
     *record = (struct hm_record){.schema = schema,
-                                 .expires_wall_ns = maker->wall_ns + (int64_t)(maker->withdraw ? HM_S : life),
+                                 .expires_wall_ns =
+                                     maker->wall_ns + (int64_t)(maker->withdraw ? HM_S : life),
                                  .subkey = maker->memory.at,
                                  .subkey_bytes = (uint16_t)subkey_bytes};
     hm_write_bytes(&maker->memory, subkey, subkey_bytes);
@@ -208,8 +217,8 @@ static void end_record(struct maker *maker, struct hm_record *record)
 
 static void make_server(struct maker *maker, const struct hm_server_info *info)
 {
-    struct hm_record *record = make_record(maker, HM_SCHEMA_SERVER, server_subkey, sizeof server_subkey - 1,
-                                           HM_DIRECTORY_SERVER_LIFE);
+    struct hm_record *record = make_record(maker, HM_SCHEMA_SERVER, server_subkey,
+                                           sizeof server_subkey - 1, HM_DIRECTORY_SERVER_LIFE);
     hm_directory_server_key(&info->node, &record->key);
     /* All addresses at their longest would pass the value's limit; the first ones are the best ones. */
     struct hm_addrs addrs = info->addrs;
@@ -232,7 +241,8 @@ static void make_server(struct maker *maker, const struct hm_server_info *info)
 static void make_child(struct maker *maker, const struct branch *branch)
 {
     const char *child = strrchr(branch->text, '.') + 1;
-    struct hm_record *record = make_record(maker, HM_SCHEMA_EXPERT, child, strlen(child), HM_DIRECTORY_EXPERT_LIFE);
+    struct hm_record *record =
+        make_record(maker, HM_SCHEMA_EXPERT, child, strlen(child), HM_DIRECTORY_EXPERT_LIFE);
     char prefix[HM_UID_BYTES];
     snprintf(prefix, sizeof prefix, "%.*s", (int)(child - branch->text), branch->text);
     hm_directory_expert_key(prefix, &record->key);
@@ -251,8 +261,9 @@ static void make_name(struct maker *maker, const struct branch *branch)
     end_record(maker, record);
 }
 
-enum hm_status hm_declaration_make(const struct hm_server_info *info, const struct hm_uid *uids, unsigned uid_count,
-                                   bool withdraw, int64_t wall_ns, struct hm_declaration *declaration)
+enum hm_status hm_declaration_make(const struct hm_server_info *info, const struct hm_uid *uids,
+                                   unsigned uid_count, bool withdraw, int64_t wall_ns,
+                                   struct hm_declaration *declaration)
 {
     size_t branches_max = (size_t)uid_count * HM_GRID_DIMS_MAX;
     struct branch *branch = calloc(branches_max + 1, sizeof *branch);
@@ -260,7 +271,9 @@ enum hm_status hm_declaration_make(const struct hm_server_info *info, const stru
     unsigned branch_count = make_branches(uids, uid_count, branch);
     size_t records_max = 1 + 2 * (size_t)branch_count; /* server, children, at most as many names */
     size_t bytes = HM_RECORD_VALUE_BYTES_MAX + 64 + records_max * (HM_UID_BYTES + 16);
-    struct maker maker = {.record = calloc(records_max, sizeof *maker.record), .wall_ns = wall_ns, .withdraw = withdraw};
+    struct maker maker = {.record = calloc(records_max, sizeof *maker.record),
+                          .wall_ns = wall_ns,
+                          .withdraw = withdraw};
     char *memory = malloc(bytes);
     if (!maker.record || !memory) {
         free(maker.record);
@@ -270,7 +283,8 @@ enum hm_status hm_declaration_make(const struct hm_server_info *info, const stru
     }
     hm_writer_init(&maker.memory, memory, bytes);
     make_server(&maker, info);
-    const struct branch *named = NULL; /* branches are sorted, so those of one name follow each other */
+    const struct branch *named =
+        NULL; /* branches are sorted, so those of one name follow each other */
     for (unsigned i = 0; i < branch_count; i++) {
         make_child(&maker, &branch[i]);
         if (named && named->name_bytes == branch[i].name_bytes &&
@@ -280,7 +294,8 @@ enum hm_status hm_declaration_make(const struct hm_server_info *info, const stru
         make_name(&maker, named);
     }
     free(branch);
-    *declaration = (struct hm_declaration){.record = maker.record, .count = maker.count, .memory = memory};
+    *declaration =
+        (struct hm_declaration){.record = maker.record, .count = maker.count, .memory = memory};
     return HM_OK;
 }
 

@@ -19,8 +19,9 @@ struct hm_declaration {
     char *memory;
 };
 /* Life of the records: the kind's own, or a second when withdrawing. */
-HM_MUST_CHECK enum hm_status hm_declaration_make(const struct hm_server_info *info, const struct hm_uid *uids,
-                                                 unsigned uid_count, bool withdraw, int64_t wall_ns,
+HM_MUST_CHECK enum hm_status hm_declaration_make(const struct hm_server_info *info,
+                                                 const struct hm_uid *uids, unsigned uid_count,
+                                                 bool withdraw, int64_t wall_ns,
                                                  struct hm_declaration *declaration);
 void hm_declaration_fini(struct hm_declaration *declaration);
 

@@ -9,7 +9,7 @@
  *   - at once when some row cannot reach k_min any more;
  *   - at its deadline.
  * Failed calls teach the directory at once: PEER scope (and HM_ERR_DRAINING) suspects the server, HM_ERR_EXPERT_GONE the
- * expert there.  Backward calls carry this client's incarnation and a growing sequence, and are never repeated.
+ * expert there; a server that was silent until the deadline while another answered is suspected too.  Backward calls carry this client's incarnation and a growing sequence, and are never repeated.
  *
  * Thread: loop; the callback never runs inside a call made by the user. */
 #ifndef HM_MOE_DISPATCH_H
@@ -18,14 +18,17 @@
 #include "moe/call.h"
 #include "moe/directory.h"
 
-struct hm_dispatch; /* this node as a client of experts: one a node, shared by all mixtures and remote experts */
+struct
+    hm_dispatch; /* this node as a client of experts: one a node, shared by all mixtures and remote experts */
 struct hm_dispatch_conf {
     struct hm_rpc *rpc;
     struct hm_directory *directory;
-    uint8_t priority;   /* of its calls, < HM_CALL_PRIORITIES */
-    unsigned calls_max; /* to servers at once, those that an ended operation left behind included; 0: 1024 */
+    uint8_t priority; /* of its calls, < HM_CALL_PRIORITIES */
+    unsigned
+        calls_max; /* to servers at once, those that an ended operation left behind included; 0: 1024 */
 };
-HM_MUST_CHECK enum hm_status hm_dispatch_create(const struct hm_dispatch_conf *conf, struct hm_dispatch **dispatch);
+HM_MUST_CHECK enum hm_status hm_dispatch_create(const struct hm_dispatch_conf *conf,
+                                                struct hm_dispatch **dispatch);
 /* Every operation must have ended.  What they left on the wire is cancelled; then done, and dispatch is gone.  Before
  * hm_rpc_close and hm_directory_destroy. */
 void hm_dispatch_close(struct hm_dispatch *dispatch, void (*done)(void *arg), void *arg);
@@ -34,11 +37,13 @@ struct hm_directory *hm_dispatch_directory(const struct hm_dispatch *dispatch);
 struct hm_rpc *hm_dispatch_rpc(const struct hm_dispatch *dispatch);
 
 struct hm_dispatch_stats { /* since create */
-    uint64_t calls, calls_failed; /* to servers; failed: ended otherwise than with all its answers, cancels not counted */
+    uint64_t calls,
+        calls_failed; /* to servers; failed: ended otherwise than with all its answers, cancels not counted */
     uint64_t parts, parts_failed; /* failed: answered with a status, late or lost */
     uint64_t rows;                /* sent, each once a call */
 };
-void hm_dispatch_stats(const struct hm_dispatch *dispatch, struct hm_dispatch_stats *stats); /* any thread */
+void hm_dispatch_stats(const struct hm_dispatch *dispatch,
+                       struct hm_dispatch_stats *stats); /* any thread */
 
 struct hm_dispatch_part { /* one expert and its rows */
     struct hm_uid uid;
@@ -46,7 +51,7 @@ struct hm_dispatch_part { /* one expert and its rows */
     const uint32_t *row; /* [row_count], of x, each at most once */
     uint32_t row_count;  /* >= 1 */
     const float *scale;  /* backward: its dy of row i is scale[i] * dy[row[i]]; NULL: 1 */
-    float *answer;       /* [row_count, columns]; written if and only if status is HM_OK */
+    float *answer;       /* [row_count, columns]; good if status is HM_OK; never touched after cb */
     /* results; HM_INPROGRESS until decided */
     enum hm_status status; /* late: HM_ERR_TIMED_OUT */
     uint64_t step;         /* of the expert, after this part */
@@ -54,19 +59,21 @@ struct hm_dispatch_part { /* one expert and its rows */
 };
 struct hm_dispatch_op;
 /* HM_OK: every row has k_min answers (or as many as it has parts, if fewer); look at the parts.  HM_ERR_TIMED_OUT: the
- * deadline came before; else the status of the first failed part of a row that lacks answers.  With a line (hm_fail). */
+ * deadline came before; else the status of the first failed part.  With a line (hm_fail). */
 typedef void (*hm_dispatch_cb)(struct hm_dispatch_op *op, enum hm_status status);
 struct hm_dispatch_op { /* caller's memory, until cb has run; zero it first */
     /* the caller's */
-    uint8_t pass;              /* enum hm_pass */
+    uint8_t pass;                 /* enum hm_pass */
     const struct hm_codec *codec; /* NULL: none */
-    struct hm_schema schema;   /* of one row, f32 */
-    const float *x, *dy;       /* [row_count, columns]; dy for backward.  Read only inside start and its ADDRESSES step */
-    uint32_t row_count;        /* 1 to HM_CALL_ROWS_MAX */
+    struct hm_schema schema;      /* of one row, f32 */
+    const float *x,
+        *dy; /* [row_count, columns]; dy for backward.  Read only inside start and its ADDRESSES step */
+    uint32_t row_count;            /* 1 to HM_CALL_ROWS_MAX */
     struct hm_dispatch_part *part; /* no (server, uid) twice */
-    unsigned part_count;       /* >= 1 */
-    uint32_t k_min;            /* 0: no answer is needed */
-    hm_ns deadline;            /* not HM_NS_NEVER */
+    unsigned part_count;           /* >= 1 */
+    uint32_t k_min;                /* answers that every row needs; >= 1 */
+    bool optional;  /* a row without them is no error: k_min only starts timeout_after_k_min */
+    hm_ns deadline; /* not HM_NS_NEVER */
     hm_ns timeout_after_k_min; /* HM_NS_NEVER: wait for all */
     hm_dispatch_cb cb;
     void *arg;
@@ -75,16 +82,21 @@ struct hm_dispatch_op { /* caller's memory, until cb has run; zero it first */
     struct hm_link calls;   /* its calls to servers */
     struct hm_timer timer;  /* deadline, or k_min's */
     struct hm_timer turn;   /* start's own failures and the end, in a later turn */
-    struct hm_buf *scratch; /* answers and parts a row, row maps */
-    uint32_t *answered, *hopeful; /* [row_count]: answers so far; answers still possible (with those that are there) */
-    uint32_t rows_short;    /* rows with fewer than k_min answers */
+    struct hm_buf *scratch; /* the next four */
+    uint32_t *answered, *hopeful,
+        *need;           /* [row_count]: answers so far; so far or still possible; wanted */
+    uint32_t *local;     /* [row_count]: a row's place in the call that is being made */
+    uint32_t rows_short; /* rows that lack answers */
     unsigned parts_open;
     uint32_t columns;
-    bool looking, running, k_min_timer, canceled;
-    struct hm_link link;    /* of the dispatch's operations */
+    bool looking; /* the directory holds it: its callback comes first */
+    bool hopeless, late, canceled, ending;
+    struct hm_link link; /* of the dispatch's operations */
 };
 /* HM_OK: cb will come.  HM_ERR_INVALID, HM_ERR_TOO_BIG (with a line), HM_ERR_BUSY (no buffers now): nothing was started. */
-HM_MUST_CHECK enum hm_status hm_dispatch_start(struct hm_dispatch *dispatch, struct hm_dispatch_op *op);
-void hm_dispatch_cancel(struct hm_dispatch_op *op); /* cb still comes, in a later turn, with HM_ERR_CANCELED */
+HM_MUST_CHECK enum hm_status hm_dispatch_start(struct hm_dispatch *dispatch,
+                                               struct hm_dispatch_op *op);
+void hm_dispatch_cancel(
+    struct hm_dispatch_op *op); /* cb still comes, in a later turn, with HM_ERR_CANCELED */
 
 #endif

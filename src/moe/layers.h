@@ -13,14 +13,18 @@ struct hm_layer {
     float epsilon; /* layer norm */
     size_t parameter_count;
     struct hm_span memory, gradient_memory;
-    float *parameter; /* linear: weight [output, input], then bias [output]; norm: scale, then shift */
-    float *gradient;  /* accumulated by the tape's backward; hm_layer_zero_gradient clears it */
+    float *
+        parameter; /* linear: weight [output, input], then bias [output]; norm: scale, then shift */
+    float *gradient; /* accumulated by the tape's backward; hm_layer_zero_gradient clears it */
 };
 /* Weight and bias uniform in +-1/sqrt(input), as PyTorch's default.  HM_ERR_INVALID, HM_ERR_NO_MEMORY. */
-HM_MUST_CHECK enum hm_status hm_layer_linear_create(struct hm_device *device, uint32_t input, uint32_t output,
-                                                    uint64_t seed, struct hm_layer **layer);
-HM_MUST_CHECK enum hm_status hm_layer_norm_create(struct hm_device *device, uint32_t columns, struct hm_layer **layer);
-HM_MUST_CHECK enum hm_status hm_layer_activation_create(struct hm_device *device, enum hm_activation activation,
+HM_MUST_CHECK enum hm_status hm_layer_linear_create(struct hm_device *device, uint32_t input,
+                                                    uint32_t output, uint64_t seed,
+                                                    struct hm_layer **layer);
+HM_MUST_CHECK enum hm_status hm_layer_norm_create(struct hm_device *device, uint32_t columns,
+                                                  struct hm_layer **layer);
+HM_MUST_CHECK enum hm_status hm_layer_activation_create(struct hm_device *device,
+                                                        enum hm_activation activation,
                                                         struct hm_layer **layer);
 void hm_layer_destroy(struct hm_layer *layer);
 void hm_layer_zero_gradient(struct hm_layer *layer);

@@ -15,7 +15,8 @@ struct hm_local_optimizer_conf {
 };
 /* The layers (copied list; those without parameters are ignored) must outlive it.  HM_ERR_INVALID with a line. */
 HM_MUST_CHECK enum hm_status hm_local_optimizer_create(const struct hm_local_optimizer_conf *conf,
-                                                       struct hm_layer *const *layers, unsigned layer_count,
+                                                       struct hm_layer *const *layers,
+                                                       unsigned layer_count,
                                                        struct hm_local_optimizer **optimizer);
 void hm_local_optimizer_destroy(struct hm_local_optimizer *optimizer);
 void hm_local_optimizer_set_rate(struct hm_local_optimizer *optimizer, float rate);

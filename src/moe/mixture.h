@@ -33,24 +33,32 @@ struct hm_mixture_conf {
     const struct hm_codec *codec;            /* NULL: none */
 };
 /* HM_ERR_INVALID with a line. */
-HM_MUST_CHECK enum hm_status hm_mixture_create(const struct hm_mixture_conf *conf, struct hm_mixture **mixture);
+HM_MUST_CHECK enum hm_status hm_mixture_create(const struct hm_mixture_conf *conf,
+                                               struct hm_mixture **mixture);
 void hm_mixture_destroy(struct hm_mixture *mixture); /* after its ops */
 const struct hm_mixture_conf *hm_mixture_conf(const struct hm_mixture *mixture);
 const struct hm_beam_grid *hm_mixture_grid(const struct hm_mixture *mixture);
 uint32_t hm_mixture_gate_columns(const struct hm_mixture *mixture); /* of logits */
 
-enum hm_mixture_state { HM_MIXTURE_IDLE, HM_MIXTURE_SEARCHING, HM_MIXTURE_CALLING, HM_MIXTURE_HOLDS, HM_MIXTURE_BACKWARD };
+enum hm_mixture_state {
+    HM_MIXTURE_IDLE,
+    HM_MIXTURE_SEARCHING,
+    HM_MIXTURE_CALLING,
+    HM_MIXTURE_HOLDS,
+    HM_MIXTURE_BACKWARD
+};
 struct hm_mixture_op;
 typedef void (*hm_mixture_cb)(struct hm_mixture_op *op, enum hm_status status);
 struct hm_mixture_op { /* caller's memory; a node of the tape */
-    void *arg;                  /* the caller's */
-    enum hm_status part_status; /* of the first part that failed in the last pass; HM_OK: none did */
+    void *arg;         /* the caller's */
+    enum hm_status
+        part_status; /* of the first part that failed in the last pass; HM_OK: none did */
     unsigned parts, parts_failed; /* of the last pass */
     /* mixture's */
     struct hm_mixture *mixture;
     enum hm_mixture_state state;
     bool choose_only;
-    struct hm_beam_op beam;         /* after choose or forward: op->beam.expert, .choice, .choice_count */
+    struct hm_beam_op beam; /* after choose or forward: op->beam.expert, .choice, .choice_count */
     struct hm_dispatch_op dispatch;
     struct hm_dispatch_part *part, *part_back;
     const float *x, *logits;
@@ -59,12 +67,12 @@ struct hm_mixture_op { /* caller's memory; a node of the tape */
     uint32_t row_count;
     hm_ns deadline, after_k_min;
     unsigned part_count;
-    uint32_t *part_row;             /* rows of the parts, one after another */
+    uint32_t *part_row; /* rows of the parts, one after another */
     float *part_scale;
-    uint32_t *slot_at;              /* [row_count, k_best]: where in part_row (and answers) a choice lies */
-    uint32_t *slot_part;            /* [row_count, k_best] */
-    float *weight;                  /* [row_count, k_best]; 0: masked */
-    float *answer, *answer_back;    /* [slots, hidden] */
+    uint32_t *slot_at;   /* [row_count, k_best]: where in part_row (and answers) a choice lies */
+    uint32_t *slot_part; /* [row_count, k_best] */
+    float *weight;       /* [row_count, k_best]; 0: masked */
+    float *answer, *answer_back; /* [slots, hidden] */
     size_t part_capacity, slot_capacity, answer_capacity, answer_back_capacity;
     hm_mixture_cb cb;
 };
@@ -72,19 +80,22 @@ void hm_mixture_op_init(struct hm_mixture *mixture, struct hm_mixture_op *op);
 void hm_mixture_op_fini(struct hm_mixture_op *op); /* not while a pass runs */
 
 /* Which experts are best: logits [.., gate columns] f32 -> op->beam's results.  Errors as hm_beam_start's. */
-HM_MUST_CHECK enum hm_status hm_mixture_choose(struct hm_mixture_op *op, const struct hm_tensor *logits, hm_ns deadline,
+HM_MUST_CHECK enum hm_status hm_mixture_choose(struct hm_mixture_op *op,
+                                               const struct hm_tensor *logits, hm_ns deadline,
                                                hm_mixture_cb cb);
 /* x [.., hidden], logits [.., gate columns] -> y [.., hidden], all f32, leading dims are rows.  x and logits stay until
  * hm_mixture_release; y is written only on success.
  * Errors: HM_ERR_SHAPE (from the call, with a line); from cb what beam and dispatch say: HM_ERR_NOT_FOUND without a live
  * expert, HM_ERR_TIMED_OUT or the first failure's status when a row has fewer than k_min. */
 HM_MUST_CHECK enum hm_status hm_mixture_forward(struct hm_mixture_op *op, const struct hm_tensor *x,
-                                                const struct hm_tensor *logits, struct hm_tensor *y, hm_ns deadline,
-                                                hm_mixture_cb cb);
+                                                const struct hm_tensor *logits, struct hm_tensor *y,
+                                                hm_ns deadline, hm_mixture_cb cb);
 /* dy [.., hidden] -> dx [.., hidden] (=) from the experts, dlogits [.., gate columns] (=); only after a forward that gave
  * HM_OK, once. */
-HM_MUST_CHECK enum hm_status hm_mixture_backward(struct hm_mixture_op *op, const struct hm_tensor *dy, struct hm_tensor *dx,
-                                                 struct hm_tensor *dlogits, hm_ns deadline, hm_mixture_cb cb);
+HM_MUST_CHECK enum hm_status hm_mixture_backward(struct hm_mixture_op *op,
+                                                 const struct hm_tensor *dy, struct hm_tensor *dx,
+                                                 struct hm_tensor *dlogits, hm_ns deadline,
+                                                 hm_mixture_cb cb);
 void hm_mixture_release(struct hm_mixture_op *op); /* forgets the pass, keeps the buffers */
 /* The balance loss of what the op has chosen; see balance.h. */
 float hm_mixture_balance(const struct hm_mixture_op *op, float scale, float *dlogits);

@@ -11,11 +11,11 @@
 struct hm_moe_expert_op;
 typedef void (*hm_moe_expert_cb)(struct hm_moe_expert_op *op, enum hm_status status);
 struct hm_moe_expert_op { /* caller's memory, until cb has run; zero it first */
-    void *arg; /* the caller's */
+    void *arg;            /* the caller's */
     /* results */
-    struct hm_expert_info info;    /* of find */
-    struct hm_node_id server;      /* who serves it */
-    uint64_t step;                 /* of the expert, after forward or backward */
+    struct hm_expert_info info; /* of find */
+    struct hm_node_id server;   /* who serves it */
+    uint64_t step;              /* of the expert, after forward or backward */
     /* its own */
     struct hm_dispatch *dispatch;
     struct hm_uid uid;
@@ -34,17 +34,22 @@ struct hm_moe_expert_op { /* caller's memory, until cb has run; zero it first */
     struct hm_tensor *out;
 };
 /* Who serves it, and what it is (op->info, op->server).  HM_ERR_NOT_FOUND with a line if nobody serves it. */
-HM_MUST_CHECK enum hm_status hm_moe_expert_find(struct hm_dispatch *dispatch, struct hm_moe_expert_op *op,
-                                                const struct hm_uid *uid, hm_ns deadline, hm_moe_expert_cb cb);
+HM_MUST_CHECK enum hm_status hm_moe_expert_find(struct hm_dispatch *dispatch,
+                                                struct hm_moe_expert_op *op,
+                                                const struct hm_uid *uid, hm_ns deadline,
+                                                hm_moe_expert_cb cb);
 /* x [.., hidden] f32 -> y, same shape; written only on success.  x and y stay until cb.
  * Errors: HM_ERR_NOT_FOUND; HM_ERR_SHAPE and the rest as the server said; HM_ERR_TIMED_OUT. */
-HM_MUST_CHECK enum hm_status hm_moe_expert_forward(struct hm_dispatch *dispatch, struct hm_moe_expert_op *op,
-                                                   const struct hm_uid *uid, const struct hm_tensor *x,
-                                                   struct hm_tensor *y, hm_ns deadline, hm_moe_expert_cb cb);
+HM_MUST_CHECK enum hm_status hm_moe_expert_forward(struct hm_dispatch *dispatch,
+                                                   struct hm_moe_expert_op *op,
+                                                   const struct hm_uid *uid,
+                                                   const struct hm_tensor *x, struct hm_tensor *y,
+                                                   hm_ns deadline, hm_moe_expert_cb cb);
 /* dx (=): gradient with respect to x; the expert makes one optimizer step, at most once, never repeated. */
-HM_MUST_CHECK enum hm_status hm_moe_expert_backward(struct hm_dispatch *dispatch, struct hm_moe_expert_op *op,
-                                                    const struct hm_uid *uid, const struct hm_tensor *x,
-                                                    const struct hm_tensor *dy, struct hm_tensor *dx, hm_ns deadline,
-                                                    hm_moe_expert_cb cb);
+HM_MUST_CHECK enum hm_status
+hm_moe_expert_backward(struct hm_dispatch *dispatch, struct hm_moe_expert_op *op,
+                       const struct hm_uid *uid, const struct hm_tensor *x,
+                       const struct hm_tensor *dy, struct hm_tensor *dx, hm_ns deadline,
+                       hm_moe_expert_cb cb);
 
 #endif

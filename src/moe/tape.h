@@ -22,7 +22,8 @@ struct hm_moe_tape_conf {
     const struct hm_bridge *bridge; /* NULL: no remote nodes */
     size_t bytes_max;               /* of values and gradients; 0: 4 GiB */
 };
-HM_MUST_CHECK enum hm_status hm_moe_tape_create(const struct hm_moe_tape_conf *conf, struct hm_moe_tape **tape);
+HM_MUST_CHECK enum hm_status hm_moe_tape_create(const struct hm_moe_tape_conf *conf,
+                                                struct hm_moe_tape **tape);
 void hm_moe_tape_destroy(struct hm_moe_tape *tape);
 void hm_moe_tape_reset(struct hm_moe_tape *tape); /* forgets every value, and the error */
 enum hm_status hm_moe_tape_status(const struct hm_moe_tape *tape); /* the first error so far */
@@ -33,17 +34,19 @@ hm_moe_value hm_moe_tape_fail(struct hm_moe_tape *tape, enum hm_status status);
 /* Copies x.  `gradient`: hm_moe_tape_gradient of it is wanted after backward. */
 hm_moe_value hm_moe_tape_input(struct hm_moe_tape *tape, const struct hm_tensor *x, bool gradient);
 hm_moe_value hm_moe_tape_layer(struct hm_moe_tape *tape, struct hm_layer *layer, hm_moe_value x);
-hm_moe_value hm_moe_tape_add(struct hm_moe_tape *tape, hm_moe_value a, hm_moe_value b); /* same shapes */
+hm_moe_value hm_moe_tape_add(struct hm_moe_tape *tape, hm_moe_value a,
+                             hm_moe_value b); /* same shapes */
 hm_moe_value hm_moe_tape_scale(struct hm_moe_tape *tape, hm_moe_value a, float factor);
 /* The gate (a linear layer hidden -> hm_mixture_gate_columns) and its mixture. */
-hm_moe_value hm_moe_tape_mixture(struct hm_moe_tape *tape, struct hm_mixture *mixture, struct hm_layer *gate,
-                                 hm_moe_value x);
+hm_moe_value hm_moe_tape_mixture(struct hm_moe_tape *tape, struct hm_mixture *mixture,
+                                 struct hm_layer *gate, hm_moe_value x);
 /* [1, 1]: the balance loss of a value that hm_moe_tape_mixture gave; add it (scaled) to the loss. */
 hm_moe_value hm_moe_tape_balance(struct hm_moe_tape *tape, hm_moe_value mixed);
-hm_moe_value hm_moe_tape_expert(struct hm_moe_tape *tape, struct hm_dispatch *dispatch, const struct hm_uid *uid,
-                                hm_ns timeout, hm_moe_value x);
+hm_moe_value hm_moe_tape_expert(struct hm_moe_tape *tape, struct hm_dispatch *dispatch,
+                                const struct hm_uid *uid, hm_ns timeout, hm_moe_value x);
 /* [1, 1]: mean over rows of -log softmax(logits)[label]; labels [rows] are copied.  HM_ERR_INVALID: a label out of range. */
-hm_moe_value hm_moe_tape_cross_entropy(struct hm_moe_tape *tape, hm_moe_value logits, const int64_t *label);
+hm_moe_value hm_moe_tape_cross_entropy(struct hm_moe_tape *tape, hm_moe_value logits,
+                                       const int64_t *label);
 
 /* A view, until reset; of HM_MOE_VALUE_NONE an empty tensor (data.base NULL). */
 struct hm_tensor hm_moe_tape_value(const struct hm_moe_tape *tape, hm_moe_value value);

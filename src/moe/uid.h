@@ -21,11 +21,12 @@ struct hm_uid {
 /* HM_ERR_INVALID with a line that says what a uid looks like.  Total. */
 HM_MUST_CHECK enum hm_status hm_uid_parse(const char *text, struct hm_uid *uid);
 /* "ffn." + {3, 1} -> uid. */
-HM_MUST_CHECK enum hm_status hm_uid_make(const char *name, const uint32_t *coordinate, unsigned dim_count,
-                                         struct hm_uid *uid);
+HM_MUST_CHECK enum hm_status hm_uid_make(const char *name, const uint32_t *coordinate,
+                                         unsigned dim_count, struct hm_uid *uid);
 /* The prefix of the first `dims` coordinates: 0 -> "ffn.", 1 -> "ffn.3."; returns its length. */
 size_t hm_uid_prefix(const struct hm_uid *uid, unsigned dims, char prefix[HM_UID_BYTES]);
 /* A uid or a pattern -> every uid it means, in order (malloc'ed, the caller's).  HM_ERR_TOO_BIG over `count_max`. */
-HM_MUST_CHECK enum hm_status hm_uid_expand(const char *pattern, unsigned count_max, struct hm_uid **uids, unsigned *count);
+HM_MUST_CHECK enum hm_status hm_uid_expand(const char *pattern, unsigned count_max,
+                                           struct hm_uid **uids, unsigned *count);
 
 #endif

@@ -1,0 +1,365 @@
+/* moe/dispatch.c - operations over many servers: grouping, k_min, deadlines, the end.
+ *
+ * Happy path:    parts are grouped by server, addresses of servers that are not connected come from the directory, calls go
+ *                out, parts are decided one by one, and the end comes in a turn of its own.
+ * Failure modes: see dispatch.h; whatever happens the operation ends at its deadline, because that timer always runs.
+ * Invariants:    answered[r] <= hopeful[r]; rows_short is the number of rows with answered < need; parts_open the number of
+ *                parts in HM_INPROGRESS; after the callback nothing of the operation is referred to. */
+#include "moe/dispatch.h"
+
+#include "moe/dispatch_internal.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { CALLS_MAX = 1024, SERVERS_MAX = 1024 };
+
+static void close_turn(struct hm_timer *timer);
+
+enum hm_status hm_dispatch_create(const struct hm_dispatch_conf *conf, struct hm_dispatch **out)
+{
+    HM_ASSERT(conf->priority < HM_CALL_PRIORITIES);
+    struct hm_dispatch *dispatch = calloc(1, sizeof *dispatch);
+    if (!dispatch) return hm_fail(HM_ERR_NO_MEMORY, "no memory for calls to experts");
+    dispatch->rpc = conf->rpc;
+    dispatch->loop = hm_rpc_loop(conf->rpc);
+    dispatch->buffers = hm_rpc_buffers(conf->rpc);
+    dispatch->directory = conf->directory;
+    dispatch->priority = conf->priority;
+    dispatch->calls_max = conf->calls_max ? conf->calls_max : CALLS_MAX;
+    dispatch->incarnation = hm_loop_random(dispatch->loop, HM_RANDOM_IDS);
+    dispatch->close_turn = (struct hm_timer){.cb = close_turn, .arg = dispatch};
+    hm_list_init(&dispatch->idle);
+    hm_list_init(&dispatch->left);
+    hm_list_init(&dispatch->ops);
+    *out = dispatch;
+    return HM_OK;
+}
+
+static void close_turn(struct hm_timer *timer)
+{
+    struct hm_dispatch *dispatch = timer->arg;
+    struct hm_link *link;
+    HM_ASSERT(dispatch->calls_used == 0);
+    while ((link = hm_list_pop(&dispatch->idle)))
+        free(HM_CONTAINER_OF(link, struct hm_server_call, link));
+    void (*closed)(void *) = dispatch->closed;
+    void *arg = dispatch->closed_arg;
+    free(dispatch);
+    closed(arg);
+}
+
+void hm_dispatch_call_free(struct hm_dispatch *dispatch)
+{
+    if (dispatch->closing && dispatch->calls_used == 0)
+        hm_timer_start(dispatch->loop, &dispatch->close_turn, 0);
+}
+
+void hm_dispatch_close(struct hm_dispatch *dispatch, void (*done)(void *arg), void *arg)
+{
+    HM_ASSERT(
+        hm_list_empty(&dispatch->ops)); /* so what is left behind has been cancelled already */
+    dispatch->closing = true;
+    dispatch->closed = done;
+    dispatch->closed_arg = arg;
+    hm_dispatch_call_free(dispatch);
+}
+
+struct hm_loop *hm_dispatch_loop(const struct hm_dispatch *dispatch)
+{
+    return dispatch->loop;
+}
+struct hm_directory *hm_dispatch_directory(const struct hm_dispatch *dispatch)
+{
+    return dispatch->directory;
+}
+struct hm_rpc *hm_dispatch_rpc(const struct hm_dispatch *dispatch)
+{
+    return dispatch->rpc;
+}
+
+void hm_dispatch_stats(const struct hm_dispatch *dispatch, struct hm_dispatch_stats *stats)
+{
+    stats->calls = atomic_load_explicit(&dispatch->calls, memory_order_relaxed);
+    stats->calls_failed = atomic_load_explicit(&dispatch->calls_failed, memory_order_relaxed);
+    stats->parts = atomic_load_explicit(&dispatch->parts, memory_order_relaxed);
+    stats->parts_failed = atomic_load_explicit(&dispatch->parts_failed, memory_order_relaxed);
+    stats->rows = atomic_load_explicit(&dispatch->rows, memory_order_relaxed);
+}
+
+/* ---- the end ---------------------------------------------------------------------------------------------------- */
+
+static void end_soon(struct hm_dispatch_op *op)
+{
+    if (op->ending) return;
+    op->ending = true;
+    hm_timer_start(op->dispatch->loop, &op->turn, 0);
+}
+
+/* Says which row lacks answers, and what went wrong first. */
+static enum hm_status explain(const struct hm_dispatch_op *op)
+{
+    uint32_t row = 0;
+    while (row + 1 < op->row_count && op->answered[row] >= op->need[row]) row++;
+    const struct hm_dispatch_part *bad = NULL;
+    for (unsigned i = 0; i < op->part_count && !bad; i++) {
+        const struct hm_dispatch_part *part = &op->part[i];
+        for (uint32_t k = 0; part->status != HM_OK && k < part->row_count && !bad; k++) {
+            if (part->row[k] == row) bad = part;
+        }
+    }
+    HM_ASSERT(bad);
+    enum hm_status status = op->late ? HM_ERR_TIMED_OUT : bad->status;
+    char server[HM_NODE_ID_TEXT_BYTES];
+    return hm_fail(status,
+                   "%s: row %" PRIu32 " has %" PRIu32 " of the %" PRIu32
+                   " answers it needs; %s at server %.8s: %s",
+                   op->pass == HM_PASS_FORWARD ? "forward" : "backward", row, op->answered[row],
+                   op->need[row], bad->uid.text, hm_node_id_text(&bad->server, server),
+                   hm_status_text(bad->status));
+}
+
+/* Silent until the deadline while somebody else answered: it is him, not us. */
+void hm_dispatch_late(struct hm_dispatch_op *op, struct hm_server_call *call)
+{
+    bool somebody = false, any_taken = false;
+    for (unsigned i = 0; i < op->part_count; i++)
+        somebody = somebody || op->part[i].status == HM_OK;
+    for (unsigned i = 0; i < call->part_count; i++) any_taken = any_taken || call->taken[i];
+    if (somebody && !any_taken && op->dispatch->directory)
+        hm_directory_suspect(op->dispatch->directory, &call->server, 0);
+}
+
+/* Lets go of the calls: what they still bring is dropped. */
+static void leave_calls(struct hm_dispatch_op *op)
+{
+    HM_LIST_EACH_SAFE (link, &op->calls) {
+        struct hm_server_call *call = HM_CONTAINER_OF(link, struct hm_server_call, link);
+        if (op->late && call->on_wire) {
+            atomic_fetch_add_explicit(&op->dispatch->calls_failed, 1, memory_order_relaxed);
+            hm_dispatch_late(op, call);
+        }
+        hm_server_call_leave(call);
+    }
+}
+
+static void finish(struct hm_timer *timer)
+{
+    struct hm_dispatch_op *op = timer->arg;
+    struct hm_dispatch *dispatch = op->dispatch;
+    if (op->looking)
+        return; /* the directory still holds us; its callback comes by the deadline, and ends it */
+    hm_timer_stop(dispatch->loop, &op->timer);
+    leave_calls(op);
+    uint64_t failed = 0;
+    for (unsigned i = 0; i < op->part_count; i++) {
+        if (op->part[i].status == HM_INPROGRESS)
+            op->part[i].status = op->canceled ? HM_ERR_CANCELED : HM_ERR_TIMED_OUT;
+        failed += op->part[i].status != HM_OK;
+    }
+    atomic_fetch_add_explicit(&dispatch->parts_failed, failed, memory_order_relaxed);
+    enum hm_status status = HM_OK;
+    if (op->canceled)
+        status = hm_fail(HM_ERR_CANCELED, "the call to experts was canceled");
+    else if (op->rows_short > 0 && !op->optional)
+        status = explain(op);
+    hm_buf_put(op->scratch);
+    op->scratch = NULL;
+    hm_list_remove(&op->link);
+    op->cb(op, status);
+}
+
+void hm_dispatch_cancel(struct hm_dispatch_op *op)
+{
+    op->canceled = true;
+    end_soon(op);
+}
+
+/* ---- decisions -------------------------------------------------------------------------------------------------- */
+
+static void arm(struct hm_dispatch_op *op, hm_ns after)
+{
+    hm_timer_start(op->dispatch->loop, &op->timer, after);
+}
+
+/* The deadline, or the time after k_min. */
+static void time_out(struct hm_timer *timer)
+{
+    struct hm_dispatch_op *op = timer->arg;
+    op->late = hm_loop_now(op->dispatch->loop) >= op->deadline;
+    end_soon(op);
+}
+
+void hm_dispatch_decide(struct hm_dispatch_op *op, struct hm_dispatch_part *part,
+                        enum hm_status status)
+{
+    HM_ASSERT(part->status == HM_INPROGRESS && op->parts_open > 0);
+    uint32_t short_before = op->rows_short;
+    part->status = status;
+    op->parts_open--;
+    for (uint32_t k = 0; k < part->row_count; k++) {
+        uint32_t row = part->row[k];
+        if (status == HM_OK) {
+            if (++op->answered[row] == op->need[row]) op->rows_short--;
+        } else if (--op->hopeful[row] < op->need[row]) {
+            op->hopeless = !op->optional;
+        }
+    }
+    if (op->parts_open == 0 || op->hopeless) {
+        end_soon(op);
+    } else if (op->rows_short == 0 && short_before > 0 && !op->ending) {
+        hm_ns left = hm_deadline_left(op->dispatch->loop, op->deadline);
+        if (op->timeout_after_k_min < left) arm(op, op->timeout_after_k_min);
+    }
+}
+
+/* ---- starting --------------------------------------------------------------------------------------------------- */
+
+static enum hm_status check(struct hm_dispatch_op *op)
+{
+    if (op->schema.count != 1 || op->schema.dtype[0] != HM_F32)
+        return hm_fail(HM_ERR_INVALID, "experts take one f32 tensor a row");
+    uint64_t columns;
+    if (hm_shape_elements(&op->schema.row[0], &columns) != HM_OK || columns < 1 ||
+        columns > HM_PAYLOAD_BYTES_MAX)
+        return hm_fail(HM_ERR_TOO_BIG, "a row for experts has at least 1 column and at most %zu",
+                       HM_PAYLOAD_BYTES_MAX);
+    op->columns = (uint32_t)columns;
+    if (op->row_count < 1 || op->row_count > HM_CALL_ROWS_MAX)
+        return hm_fail(HM_ERR_TOO_BIG,
+                       "%" PRIu32 " rows in one call to experts; 1 to %d are possible",
+                       op->row_count, HM_CALL_ROWS_MAX);
+    if (op->part_count < 1 || op->part_count > UINT16_MAX)
+        return hm_fail(HM_ERR_TOO_BIG, "%u experts in one call; 1 to %d are possible",
+                       op->part_count, UINT16_MAX);
+    for (unsigned i = 0; i < op->part_count; i++) {
+        HM_ASSERT(op->part[i].row_count >= 1 && op->part[i].row_count <= op->row_count);
+        for (uint32_t k = 0; k < op->part[i].row_count; k++)
+            HM_ASSERT(op->part[i].row[k] < op->row_count);
+    }
+    HM_ASSERT(op->k_min >= 1 && op->deadline != HM_NS_NEVER && op->cb && op->x &&
+              (op->pass == HM_PASS_FORWARD || op->dy));
+    return HM_OK;
+}
+
+static void count_rows(struct hm_dispatch_op *op)
+{
+    memset(op->answered, 0, op->row_count * sizeof *op->answered);
+    memset(op->hopeful, 0, op->row_count * sizeof *op->hopeful);
+    for (unsigned i = 0; i < op->part_count; i++) {
+        op->part[i].status = HM_INPROGRESS;
+        op->part[i].step = 0;
+        op->part[i].retry_after_us = 0;
+        for (uint32_t k = 0; k < op->part[i].row_count; k++) op->hopeful[op->part[i].row[k]]++;
+    }
+    op->rows_short = 0;
+    for (uint32_t row = 0; row < op->row_count; row++) {
+        op->need[row] = op->hopeful[row] < op->k_min ? op->hopeful[row] : op->k_min;
+        op->rows_short += op->need[row] > 0;
+    }
+}
+
+/* Puts every part into a call to its server. */
+static void group(struct hm_dispatch_op *op)
+{
+    for (unsigned i = 0; i < op->part_count; i++) {
+        struct hm_dispatch_part *part = &op->part[i];
+        struct hm_server_call *call = NULL;
+        HM_LIST_EACH (link, &op->calls) {
+            struct hm_server_call *next = HM_CONTAINER_OF(link, struct hm_server_call, link);
+            if (next->part_count < HM_CALL_PARTS_MAX &&
+                hm_node_id_equal(&next->server, &part->server))
+                call = next;
+        }
+        if (!call) call = hm_server_call_get(op, &part->server);
+        if (call)
+            call->part[call->part_count++] = (uint16_t)i;
+        else
+            hm_dispatch_decide(op, part, HM_ERR_BUSY);
+    }
+}
+
+static void send_all(struct hm_dispatch_op *op)
+{
+    HM_LIST_EACH_SAFE (link, &op->calls)
+        hm_server_call_send(HM_CONTAINER_OF(link, struct hm_server_call, link));
+}
+
+/* Connects calls with peers; `info` (NULL: none) tells where they can be dialled. */
+static void find_peers(struct hm_dispatch_op *op, const struct hm_server_info *info, unsigned count)
+{
+    HM_LIST_EACH (link, &op->calls) {
+        struct hm_server_call *call = HM_CONTAINER_OF(link, struct hm_server_call, link);
+        const struct hm_addrs *hints = NULL;
+        for (unsigned i = 0; i < count; i++) {
+            if (hm_node_id_equal(&info[i].node, &call->server)) hints = &info[i].addrs;
+        }
+        if (call->peer) {
+            if (!hints) continue;
+            hm_peer_put(call->peer);
+            call->peer = NULL;
+        }
+        if (hm_peer_get(op->dispatch->rpc, &call->server, hints, &call->peer) != HM_OK)
+            call->peer = NULL;
+    }
+}
+
+static void addresses(void *arg, enum hm_status status, const struct hm_server_info *info,
+                      unsigned count)
+{
+    struct hm_dispatch_op *op = arg;
+    op->looking = false;
+    if (status == HM_OK) find_peers(op, info, count);
+    if (op->ending)
+        hm_timer_start(op->dispatch->loop, &op->turn, 0);
+    else
+        send_all(op);
+}
+
+/* Servers that are not connected -> their addresses.  False: nothing to look up. */
+static bool look_up(struct hm_dispatch_op *op)
+{
+    struct hm_node_id node[SERVERS_MAX];
+    unsigned count = 0;
+    HM_LIST_EACH (link, &op->calls) {
+        struct hm_server_call *call = HM_CONTAINER_OF(link, struct hm_server_call, link);
+        if (count < SERVERS_MAX && !(call->peer && hm_peer_connected(call->peer)))
+            node[count++] = call->server;
+    }
+    if (count == 0 || !op->dispatch->directory) return false;
+    return hm_directory_servers(op->dispatch->directory, node, count, op->deadline, addresses,
+                                op) == HM_OK;
+}
+
+enum hm_status hm_dispatch_start(struct hm_dispatch *dispatch, struct hm_dispatch_op *op)
+{
+    HM_ASSERT(!dispatch->closing);
+    enum hm_status status = check(op);
+    if (status != HM_OK) return status;
+    status = hm_buf_pool_get(dispatch->buffers, 4 * (size_t)op->row_count * sizeof(uint32_t),
+                             &op->scratch);
+    if (status != HM_OK)
+        return hm_fail(status, "no buffer for a call of %" PRIu32 " rows to experts now",
+                       op->row_count);
+    op->answered = op->scratch->base;
+    op->hopeful = op->answered + op->row_count;
+    op->need = op->hopeful + op->row_count;
+    op->local = op->need + op->row_count;
+    op->dispatch = dispatch;
+    op->parts_open = op->part_count;
+    op->looking = op->hopeless = op->late = op->canceled = op->ending = false;
+    op->timer = (struct hm_timer){.cb = time_out, .arg = op};
+    op->turn = (struct hm_timer){.cb = finish, .arg = op};
+    hm_list_init(&op->calls);
+    hm_list_init(&op->link);
+    hm_list_push(&dispatch->ops, &op->link);
+    count_rows(op);
+    atomic_fetch_add_explicit(&dispatch->parts, op->part_count, memory_order_relaxed);
+    arm(op, hm_deadline_left(dispatch->loop, op->deadline));
+    group(op);
+    find_peers(op, NULL, 0);
+    op->looking = look_up(op);
+    if (!op->looking) send_all(op);
+    return HM_OK;
+}

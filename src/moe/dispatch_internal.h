@@ -1,0 +1,67 @@
+/* moe/dispatch_internal.h - what dispatch.c (operations) and dispatch_call.c (one call to a server) share. */
+#ifndef HM_MOE_DISPATCH_INTERNAL_H
+#define HM_MOE_DISPATCH_INTERNAL_H
+
+#include "base/assert.h"
+#include "moe/dispatch.h"
+
+#include <stdatomic.h>
+
+struct hm_dispatch {
+    struct hm_loop *loop;
+    struct hm_rpc *rpc;
+    struct hm_buf_pool *buffers;
+    struct hm_directory *directory;
+    uint8_t priority;
+    unsigned calls_max, call_count; /* made and not freed: in use, left behind and idle */
+    unsigned calls_used;
+    struct hm_link idle; /* server calls to use again */
+    struct hm_link left; /* whose operation has ended */
+    struct hm_link ops;
+    uint64_t incarnation, forward_sequence, backward_sequence;
+    _Atomic uint64_t calls, calls_failed, parts, parts_failed, rows;
+    bool closing;
+    struct hm_timer close_turn;
+    void (*closed)(void *arg);
+    void *closed_arg;
+};
+
+struct hm_pull { /* an announced answer on its way into a pooled buffer */
+    struct hm_server_call *call;
+    struct hm_buf *buf;
+    uint16_t part; /* of the call */
+    uint8_t codec;
+};
+enum { HM_DISPATCH_HEADER_BYTES = 256 };
+struct hm_server_call { /* one HM_METHOD_EXPERT_CALL: pooled, outlives its operation on the wire */
+    struct hm_dispatch *dispatch;
+    struct hm_dispatch_op *op; /* NULL: the operation has ended */
+    struct hm_link link;       /* of op->calls, dispatch->left or dispatch->idle */
+    struct hm_node_id server;
+    struct hm_peer *peer;
+    struct hm_call call;
+    bool on_wire;  /* end() will come */
+    bool answered; /* some part was */
+    struct hm_buf *slab;
+    unsigned part_count, pulls;
+    uint16_t part[HM_CALL_PARTS_MAX];       /* numbers in op->part */
+    bool taken[HM_CALL_PARTS_MAX];          /* its reply has come: nothing more is expected */
+    struct hm_pull pull[HM_CALL_PARTS_MAX]; /* of part i */
+};
+
+/* A call for the operation, linked; NULL: calls_max. */
+struct hm_server_call *hm_server_call_get(struct hm_dispatch_op *op,
+                                          const struct hm_node_id *server);
+/* Builds the slab and hands it to rpc.  What cannot be sent fails its parts; the call is given back then. */
+void hm_server_call_send(struct hm_server_call *call);
+/* The operation has ended: whatever still comes is dropped. */
+void hm_server_call_leave(struct hm_server_call *call);
+/* dispatch.c: a part is decided, once. */
+void hm_dispatch_decide(struct hm_dispatch_op *op, struct hm_dispatch_part *part,
+                        enum hm_status status);
+/* dispatch.c: the call ran into the deadline. */
+void hm_dispatch_late(struct hm_dispatch_op *op, struct hm_server_call *call);
+/* dispatch.c: a call has been given back. */
+void hm_dispatch_call_free(struct hm_dispatch *dispatch);
+
+#endif
