@@ -123,7 +123,7 @@ static size_t entry_bytes(const struct hm_entry *entry)
            (entry->ended ? 0u : (size_t)entry->record.value_bytes + entry->record.proof_bytes);
 }
 
-static struct hm_dict *dict_find(const struct hm_store *store, const struct hm_dht_id *key)
+struct hm_dict *hm_store_dict(const struct hm_store *store, const struct hm_dht_id *key)
 {
     struct hm_map_node *node = hm_map_find(&store->dicts, dict_hash(store, key), dict_equal, key);
     return node ? dict_of_node(node) : NULL;
@@ -239,7 +239,7 @@ static enum hm_status replace(struct hm_store *store, struct hm_entry *entry,
 
 static enum hm_status insert(struct hm_store *store, const struct hm_record *record, uint64_t hash)
 {
-    struct hm_dict *dict = dict_find(store, &record->key);
+    struct hm_dict *dict = hm_store_dict(store, &record->key);
     size_t bytes = sizeof(struct hm_entry) + record->subkey_bytes + (size_t)record->value_bytes +
                    record->proof_bytes;
     if (dict && dict->entry_count >= store->entries_max) return HM_ERR_TOO_BIG;
@@ -301,7 +301,7 @@ const struct hm_entry *hm_dict_first(const struct hm_dict *dict, int64_t wall_ns
 const struct hm_entry *hm_store_first(const struct hm_store *store, const struct hm_dht_id *key,
                                       int64_t wall_ns)
 {
-    const struct hm_dict *dict = dict_find(store, key);
+    const struct hm_dict *dict = hm_store_dict(store, key);
     return dict ? hm_dict_first(dict, wall_ns) : NULL;
 }
 

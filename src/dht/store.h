@@ -57,6 +57,8 @@ void hm_store_expire(struct hm_store *store, int64_t wall_ns);
 const struct hm_entry *hm_store_first(const struct hm_store *store, const struct hm_dht_id *key,
                                       int64_t wall_ns);
 const struct hm_entry *hm_store_next(const struct hm_entry *entry, int64_t wall_ns);
+/* or NULL */
+struct hm_dict *hm_store_dict(const struct hm_store *store, const struct hm_dht_id *key);
 const struct hm_entry *hm_dict_first(const struct hm_dict *dict, int64_t wall_ns);
 
 /* A walk over all dictionaries that may rest while the store changes; it sees each dictionary

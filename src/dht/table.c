@@ -140,6 +140,15 @@ static enum hm_table_seen entry_seen(struct hm_table *table, struct hm_bucket *b
     return was_suspect ? HM_TABLE_RETURNED : HM_TABLE_SEEN;
 }
 
+bool hm_table_touch(struct hm_table *table, const struct hm_dht_id *id, hm_ns now)
+{
+    struct hm_bucket *bucket = bucket_of(table, id);
+    struct hm_table_entry *entry = entry_of(bucket, id);
+    if (!entry || entry->failures > 0) return false;
+    (void)entry_seen(table, bucket, entry, entry->contact, now);
+    return true;
+}
+
 /* Splits the last bucket: what shares no more bits than its number stays, the rest moves on. */
 static bool split(struct hm_table *table, hm_ns now)
 {

@@ -50,6 +50,9 @@ enum hm_table_seen {
  * (a view; NULL: it was pinged since `now` - `ping_interval`), marked as pinged now. */
 enum hm_table_seen hm_table_seen(struct hm_table *table, struct hm_contact *contact, hm_ns now,
                                  hm_ns ping_interval, const struct hm_contact **oldest);
+/* The same for a node that has been met before: true if it is there and good, and now the most
+ * recently seen; false: nothing has happened. */
+bool hm_table_touch(struct hm_table *table, const struct hm_dht_id *id, hm_ns now);
 /* It did not answer.  Replaced by a spare if there is one, else suspect, and forgotten after
  * HM_TABLE_FAILURES_MAX failures in a row. */
 void hm_table_failed(struct hm_table *table, const struct hm_dht_id *id, hm_ns now);
