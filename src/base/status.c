@@ -58,7 +58,7 @@ enum hm_status hm_status_from_wire(int value)
     return (enum hm_status)value;
 }
 
-enum hm_status hm_fail(enum hm_status status, const char *format, ...)
+void hm_fail_keep(const char *format, ...)
 {
     /* Written aside first: an argument may be the line kept so far. */
     char line[HM_ERROR_LINE_BYTES];
@@ -79,7 +79,6 @@ enum hm_status hm_fail(enum hm_status status, const char *format, ...)
         if (count > 0 && (unsigned char)error_line[count - 1] >= 0xc0) count--;
     }
     error_line[count] = '\0';
-    return status;
 }
 
 const char *hm_fail_line(void)

@@ -72,10 +72,16 @@ enum hm_status hm_status_from_wire(int value);
 /* ---- the line a person needs --------------------------------------------- */
 
 enum { HM_ERROR_LINE_BYTES = 512 };
-/* Keeps one line (what was wrong, how to mend it) for this thread and returns `status`, so that the
+/* Keeps one line (what was wrong, how to mend it) for this thread and gives `status`, so that the
  * place which decides an error can write `return hm_fail(HM_ERR_INVALID, "...", ...)`.  Not for hot
- * paths. */
-enum hm_status hm_fail(enum hm_status status, const char *format, ...) HM_PRINTF(2, 3);
+ * paths.  A macro, so that the compiler sees that what comes out is an error, and does not warn of
+ * outputs that are written only on success. */
+#define hm_fail(status, ...) (hm_fail_keep(__VA_ARGS__), hm_status_itself(status))
+void hm_fail_keep(const char *format, ...) HM_PRINTF(1, 2);
+static inline enum hm_status hm_status_itself(enum hm_status status)
+{
+    return status;
+}
 /* The last line kept on this thread; "" if there is none.  Valid until the next hm_fail on this
  * thread. */
 const char *hm_fail_line(void);
