@@ -4,6 +4,8 @@
 
 #include "test.h"
 
+#include <stdio.h>
+
 #include "base/wire.h"
 #include "sim/net.h"
 #include "transport/rpc.h"
