@@ -133,7 +133,7 @@ enum hm_status hm_host_port_parse(const char *text, int port_default, char *host
 bool hm_addr_tcp(const char *host, uint16_t port, struct hm_addr *addr)
 {
     bool v6 = strchr(host, ':') != NULL;
-    struct hm_addr made;
+    struct hm_addr made = {0};
     int bytes = snprintf(made.text, sizeof made.text, v6 ? "tcp:[%s]:%u" : "tcp:%s:%u", host,
                          (unsigned)port);
     if (bytes < 0 || (size_t)bytes >= sizeof made.text) return false;

@@ -87,6 +87,7 @@ static void on_tick(struct hm_timer *timer)
         hm_conn_fail(conn, HM_ERR_PEER_UNREACHABLE);
         return;
     }
+    hm_conn_discard_expired(conn);
     if (wire_is_rotten(conn)) {
         hm_conn_fail(conn, HM_ERR_PEER_PROTOCOL);
         return;
@@ -157,7 +158,7 @@ static void on_message(void *arg, struct hm_ep *ep, const void *bytes, size_t by
         status = HM_ERR_PEER_PROTOCOL;
     if (status != HM_OK) {
         hm_inbound_drop(in);
-        hm_log(HM_LOG_WARN, "rpc", "a peer sent %zu bytes that are no header of ours", byte_count);
+        hm_log(HM_LOG_INFO, "rpc", "a peer sent %zu bytes that are no header of ours", byte_count);
         hm_conn_fail(conn, status);
         return;
     }

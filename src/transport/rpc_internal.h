@@ -57,8 +57,8 @@ enum {
     HM_RPC_QUEUE_MAX =
         4096, /* of a connection, replies included; over it the connection is closed */
     HM_RPC_WIRE_MAX = 1024, /* payloads of a connection that the wire has not let go of */
-    HM_RPC_DEAD_MAX = 64,   /* of these, after their deadline; over it the connection is closed */
-    HM_RPC_DIALS_MAX = 32,  /* hm_rpc_dial */
+    HM_RPC_DEAD_MAX = 8, /* of these, long after their deadline; over it the connection is closed */
+    HM_RPC_DIALS_MAX = 32, /* hm_rpc_dial */
     HM_RPC_PINGS_MISSED_MAX = 3,
     HM_RPC_IDLE_INTERVALS = 6,  /* a connection without use is spare after as many ping intervals */
     HM_RPC_SMALL_BYTES = 16384, /* payloads of calls that tell a round trip */
@@ -204,6 +204,7 @@ void hm_conn_enqueue(struct hm_conn *conn, struct hm_send *send);
 void hm_send_forget(struct hm_rpc *rpc, struct hm_send *send); /* its call has ended */
 void hm_conn_flush(struct hm_conn *conn);                      /* runs callbacks */
 void hm_conn_discard_queue(struct hm_conn *conn);
+void hm_conn_discard_expired(struct hm_conn *conn); /* replies that nobody waits for any more */
 void hm_conn_ping(struct hm_conn *conn);
 void hm_conn_pong(struct hm_conn *conn, uint64_t id);
 size_t hm_spans_bytes(const struct hm_span *spans,

@@ -104,6 +104,15 @@ void hm_conn_discard_queue(struct hm_conn *conn)
         send_destroy(conn->rpc, HM_CONTAINER_OF(conn->queue.next, struct hm_send, link));
 }
 
+void hm_conn_discard_expired(struct hm_conn *conn)
+{
+    hm_ns now = hm_loop_now(conn->rpc->loop);
+    HM_LIST_EACH_SAFE (link, &conn->queue) {
+        struct hm_send *send = HM_CONTAINER_OF(link, struct hm_send, link);
+        if (!send->call && send->expires < now) send_destroy(conn->rpc, send);
+    }
+}
+
 /* The wire has let go of a payload.  What became of a request its reply tells; a reply whose
  * payload was dropped has found nobody who waits for it. */
 static void on_wire_done(void *arg, enum hm_status status)

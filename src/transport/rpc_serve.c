@@ -108,7 +108,8 @@ static void refuse(struct hm_conn *conn, const struct hm_rpc_header *request, en
                                    .id = request->id};
     hm_inbound_drop(in);
     if (status != HM_OK) conn->rpc->requests_refused.value++;
-    reply_send(conn, &header, NULL, 0, NULL, 0, hm_loop_now(conn->rpc->loop));
+    reply_send(conn, &header, NULL, 0, NULL, 0,
+               hm_loop_now(conn->rpc->loop) + request->time_us * HM_US);
 }
 
 void hm_request_reply(struct hm_request *request, bool last, enum hm_status status,

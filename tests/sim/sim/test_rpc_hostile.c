@@ -1,0 +1,450 @@
+/* A node that speaks the transport but not rpc's rules: what it sends costs it its connection, and nobody else. */
+#include "support_rpc.h"
+
+#include "base/rng.h"
+#include "transport/rpc_internal.h"
+
+enum { ECHO = 100, BULK, HOLD, BULK_BYTES = 20000 };
+
+/* ---- a node without rpc: it sends any bytes, keeps what it gets, and pulls nothing unless told */
+
+struct raw {
+    struct hm_world *world;
+    struct hm_identity *identity;
+    struct hm_buf_pool *buffers;
+    struct hm_transport *transport;
+    struct hm_ep *ep; /* NULL: down */
+    bool up, closed, hoards;
+    struct hm_inbound *hoard[512];
+    unsigned hoarded, messages, downs, busy;
+    struct hm_rpc_header last;
+    void (*on_message)(struct raw *raw, const struct hm_rpc_header *header);
+};
+
+static void raw_up(void *arg, struct hm_ep *ep, const struct hm_node_id *node,
+                   const struct hm_hello *hello)
+{
+    struct raw *raw = arg;
+    (void)node;
+    (void)hello;
+    raw->ep = ep;
+    raw->up = true;
+}
+
+static void raw_message(void *arg, struct hm_ep *ep, const void *header, size_t header_bytes,
+                        struct hm_inbound *in)
+{
+    struct raw *raw = arg;
+    (void)ep;
+    raw->messages++;
+    if (raw->hoards && raw->hoarded < 512)
+        raw->hoard[raw->hoarded++] = in;
+    else
+        hm_inbound_drop(in);
+    assert_ok(hm_rpc_header_decode(header, header_bytes, &raw->last));
+    if (raw->on_message) raw->on_message(raw, &raw->last);
+}
+
+static void raw_writable(void *arg, struct hm_ep *ep)
+{
+    (void)arg;
+    (void)ep;
+}
+
+static void raw_down(void *arg, struct hm_ep *ep, enum hm_status why)
+{
+    struct raw *raw = arg;
+    (void)why;
+    assert_ptr_equal(ep, raw->ep);
+    for (; raw->hoarded > 0; raw->hoarded--) hm_inbound_drop(raw->hoard[raw->hoarded - 1]);
+    raw->ep = NULL;
+    raw->up = false;
+    raw->downs++;
+}
+
+static void raw_open(struct raw *raw, struct hm_world *world, unsigned key, const char *listen)
+{
+    *raw = (struct raw){.world = world};
+    uint8_t seed[32] = {(uint8_t)key, 0, 78};
+    struct hm_hello hello = {.wire_major = HM_WIRE_MAJOR};
+    assert_ok(hm_identity_create(seed, &raw->identity));
+    assert_ok(hm_buf_pool_create(1 << 20, &raw->buffers));
+    struct hm_transport_conf conf = {.identity = raw->identity,
+                                     .hello = &hello,
+                                     .listen = listen,
+                                     .buffers = raw->buffers,
+                                     .endpoints_max = 8,
+                                     .receive_bytes_max = 256 * 1024,
+                                     .handshake_max = HM_S,
+                                     .world = world};
+    struct hm_transport_sink sink = {raw_up, raw_message, raw_writable, raw_down, raw};
+    assert_ok(hm_transport_sim.open(&conf, hm_world_loop(world), &sink, &raw->transport));
+    if (hm_net_find(world, hm_identity_node(raw->identity)))
+        hm_net_set_lawless(world, hm_net_number(raw->transport), true);
+}
+
+static void raw_connect(struct raw *raw)
+{
+    struct hm_addr to = {{"sim:1"}};
+    assert_null(raw->ep);
+    assert_ok(hm_transport_sim.connect(raw->transport, &to, NULL, &raw->ep));
+    hm_world_run_for(raw->world, 500 * HM_MS);
+    assert_true(raw->up);
+}
+
+static void raw_send(struct raw *raw, const struct hm_rpc_header *header, size_t user_bytes,
+                     size_t payload_bytes)
+{
+    static uint8_t payload[100000];
+    uint8_t bytes[HM_HEADER_BYTES_MAX] = {0};
+    hm_rpc_header_encode(header, bytes);
+    struct hm_span span = {.base = payload, .bytes = payload_bytes};
+    enum hm_status status = hm_transport_sim.send(raw->ep, bytes, HM_RPC_HEADER_BYTES + user_bytes,
+                                                  &span, payload_bytes > 0, NULL, NULL);
+    if (status == HM_ERR_BUSY) raw->busy++;
+    assert_true(status == HM_OK || status == HM_ERR_BUSY || status == HM_ERR_PEER_UNREACHABLE);
+}
+
+static void on_raw_closed(void *arg)
+{
+    ((struct raw *)arg)->closed = true;
+}
+
+static void raw_close(struct raw *raw)
+{
+    hm_transport_sim.close(raw->transport, on_raw_closed, raw);
+    assert_true(hm_world_run_while_not(raw->world, &raw->closed, 10 * HM_S));
+    hm_buf_pool_destroy(raw->buffers);
+    hm_identity_destroy(raw->identity);
+}
+
+/* ---- an honest server, an honest client, and the stranger */
+
+struct scene {
+    struct hm_world *world;
+    struct rpc_node server, client;
+    struct raw raw;
+    struct hm_method methods[3];
+    struct hm_peer *peer; /* the server, as the client sees it */
+    unsigned handled, gone;
+};
+
+static void on_echo(void *arg, struct hm_request *request, const void *header, size_t header_bytes,
+                    struct hm_inbound *in)
+{
+    ((struct scene *)arg)->handled++;
+    hm_inbound_drop(in);
+    hm_request_reply(request, true, HM_OK, header, header_bytes, NULL, 0);
+}
+
+static void on_bulk(void *arg, struct hm_request *request, const void *header, size_t header_bytes,
+                    struct hm_inbound *in)
+{
+    struct scene *scene = arg;
+    struct hm_buf *buf;
+    (void)header;
+    (void)header_bytes;
+    scene->handled++;
+    hm_inbound_drop(in);
+    if (hm_buf_pool_get(scene->server.buffers, BULK_BYTES, &buf) != HM_OK) {
+        hm_request_reply(request, true, HM_ERR_BUSY, NULL, 0, NULL, 0);
+        return;
+    }
+    struct hm_span span = hm_buf_span(buf);
+    memset(buf->base, 1, BULK_BYTES);
+    hm_request_reply(request, true, HM_OK, NULL, 0, &span, 1);
+    hm_buf_put(buf);
+}
+
+static void on_hold(void *arg, struct hm_request *request, const void *header, size_t header_bytes,
+                    struct hm_inbound *in)
+{
+    (void)header;
+    (void)header_bytes;
+    (void)request;
+    ((struct scene *)arg)->handled++;
+    hm_inbound_drop(in);
+}
+
+static void on_hold_gone(void *arg, struct hm_request *request)
+{
+    ((struct scene *)arg)->gone++;
+    hm_request_reply(request, true, HM_ERR_CANCELED, NULL, 0, NULL, 0);
+}
+
+static void scene_open(struct scene *scene, uint64_t seed, const struct hm_rpc_conf *limits)
+{
+    *scene = (struct scene){0};
+    assert_ok(hm_world_create(seed, &scene->world));
+    rpc_node_open(&scene->server, scene->world, 1, "sim:1", limits);
+    rpc_node_open(&scene->client, scene->world, 2, NULL, limits);
+    scene->methods[0] = (struct hm_method){ECHO, "echo", 50000, on_echo, NULL, scene};
+    scene->methods[1] = (struct hm_method){BULK, "bulk", 0, on_bulk, NULL, scene};
+    scene->methods[2] = (struct hm_method){HOLD, "hold", 0, on_hold, on_hold_gone, scene};
+    assert_ok(hm_rpc_serve(scene->server.rpc, scene->methods, 3));
+    raw_open(&scene->raw, scene->world, 3, "sim:3");
+    scene->peer = rpc_peer(&scene->client, &scene->server);
+}
+
+static void serves_on(struct scene *scene)
+{
+    struct rpc_call call;
+    rpc_call_init(&call, &scene->client, ECHO, 10 * HM_S);
+    assert_ok(rpc_call_run(&call, scene->peer));
+    assert_ok(call.reply_status);
+}
+
+static void scene_close(struct scene *scene)
+{
+    serves_on(scene);
+    hm_peer_put(scene->peer);
+    raw_close(&scene->raw);
+    rpc_node_close(&scene->client);
+    rpc_node_close(&scene->server);
+    hm_world_destroy(scene->world);
+}
+
+/* ---- claims */
+
+static void headers_that_mean_nothing_cost_the_connection(void **state)
+{
+    (void)state;
+    static const struct {
+        struct hm_rpc_header header;
+        size_t user_bytes, payload_bytes;
+    } wrong[] = {
+        {{.kind = 0}, 0, 0},
+        {{.kind = (enum hm_rpc_kind)6}, 0, 0},
+        {{.kind = HM_RPC_REQUEST, .method = ECHO, .time_us = 1}, HM_CALL_HEADER_BYTES_MAX + 1, 0},
+        {{.kind = HM_RPC_REPLY, .index = HM_RPC_REPLIES_MAX}, 0, 0},
+        {{.kind = HM_RPC_CANCEL}, 1, 0},
+        {{.kind = HM_RPC_CANCEL}, 0, 1},
+        {{.kind = HM_RPC_PING}, 0, 50000},
+        {{.kind = HM_RPC_PONG}, 0, 1},
+    };
+    struct scene scene;
+    scene_open(&scene, 1, NULL);
+    for (unsigned i = 0; i < HM_COUNT_OF(wrong); i++) {
+        raw_connect(&scene.raw);
+        raw_send(&scene.raw, &wrong[i].header, wrong[i].user_bytes, wrong[i].payload_bytes);
+        hm_world_run_for(scene.world, HM_S);
+        assert_int_equal(scene.raw.downs, i + 1);
+        assert_status(scene.server.why, HM_ERR_PEER_PROTOCOL);
+    }
+    assert_int_equal(scene.handled, 0);
+    scene_close(&scene);
+}
+
+static void an_id_that_is_used_twice_at_a_time_costs_the_connection(void **state)
+{
+    (void)state;
+    struct scene scene;
+    scene_open(&scene, 2, NULL);
+    raw_connect(&scene.raw);
+    struct hm_rpc_header header = {
+        .kind = HM_RPC_REQUEST, .method = ECHO, .id = 5, .time_us = 1000000};
+    for (unsigned i = 0; i < 2; i++) { /* one after the other is allowed */
+        raw_send(&scene.raw, &header, 0, 0);
+        hm_world_run_for(scene.world, HM_S);
+    }
+    assert_int_equal(scene.raw.downs, 0);
+    assert_int_equal(scene.handled, 2);
+    header.method = HOLD;
+    for (unsigned i = 0; i < 2; i++) raw_send(&scene.raw, &header, 0, 0);
+    hm_world_run_for(scene.world, 100 * HM_MS);
+    assert_int_equal(scene.raw.downs, 1);
+    assert_int_equal(scene.handled, 3);
+    assert_int_equal(scene.gone, 1);
+    assert_status(scene.server.why, HM_ERR_PEER_PROTOCOL);
+    scene_close(&scene);
+}
+
+static void strange_cancels_replies_and_pongs_mean_nothing(void **state)
+{
+    (void)state;
+    struct scene scene;
+    scene_open(&scene, 3, NULL);
+    raw_connect(&scene.raw);
+    for (uint64_t id = 0; id < 50; id++) {
+        raw_send(&scene.raw, &(struct hm_rpc_header){.kind = HM_RPC_CANCEL, .id = id}, 0, 0);
+        raw_send(&scene.raw, &(struct hm_rpc_header){.kind = HM_RPC_PONG, .id = id}, 0, 0);
+        raw_send(&scene.raw, &(struct hm_rpc_header){.kind = HM_RPC_REPLY, .id = id, .last = true},
+                 3, id * 100);
+        hm_world_run_for(scene.world, 100 * HM_MS);
+    }
+    assert_int_equal(scene.raw.downs, 0);
+    scene_close(&scene);
+}
+
+static void a_request_without_time_is_refused(void **state)
+{
+    (void)state;
+    struct scene scene;
+    scene_open(&scene, 4, NULL);
+    raw_connect(&scene.raw);
+    raw_send(&scene.raw, &(struct hm_rpc_header){.kind = HM_RPC_REQUEST, .method = ECHO, .id = 9},
+             0, 100);
+    scene.raw.messages = 0;
+    hm_world_run_for(scene.world, HM_S);
+    assert_int_equal(scene.handled, 0);
+    assert_int_equal(scene.raw.last.kind, HM_RPC_REPLY);
+    assert_status(scene.raw.last.status, HM_ERR_TIMED_OUT);
+    assert_true(scene.raw.last.last && scene.raw.last.id == 9);
+    scene_close(&scene);
+}
+
+static void replies_that_nobody_pulls_are_bounded_and_cost_the_connection(void **state)
+{
+    (void)state;
+    struct scene scene;
+    scene_open(&scene, 5, NULL);
+    raw_connect(&scene.raw);
+    scene.raw.hoards = true;
+    for (uint64_t id = 0; id < 500; id++)
+        raw_send(&scene.raw,
+                 &(struct hm_rpc_header){
+                     .kind = HM_RPC_REQUEST, .method = BULK, .id = id, .time_us = 2000000},
+                 0, 0);
+    hm_world_run_for(scene.world, HM_S);
+    assert_int_equal(scene.handled, 500);
+    assert_true(hm_buf_pool_bytes_used(scene.server.buffers) > 100 * BULK_BYTES);
+    serves_on(&scene);
+    hm_world_run_for(scene.world, 15 * HM_S); /* what has expired does not wait for the wire */
+    assert_true(hm_buf_pool_bytes_used(scene.server.buffers) < 20 * 32768);
+    hm_world_run_for(scene.world, 30 * HM_S);
+    assert_int_equal(scene.raw.downs, 1);
+    assert_int_equal(hm_buf_pool_bytes_used(scene.server.buffers), 0);
+    scene_close(&scene);
+}
+
+/* The stranger answers one call with the replies of a script, one after the other. */
+static struct {
+    struct hm_timer timer;
+    struct raw *raw;
+    struct hm_rpc_header reply[8];
+    unsigned count, said;
+    uint64_t id;
+} script;
+
+static void on_script_timer(struct hm_timer *timer)
+{
+    if (script.said == script.count) return;
+    struct hm_rpc_header reply = script.reply[script.said++];
+    reply.kind = HM_RPC_REPLY;
+    if (reply.id == 0) reply.id = script.id;
+    raw_send(script.raw, &reply, 0, 10);
+    hm_timer_start(hm_world_loop(script.raw->world), timer, 100 * HM_MS);
+}
+
+static void on_script(struct raw *raw, const struct hm_rpc_header *header)
+{
+    if (header->kind != HM_RPC_REQUEST) return;
+    script.timer.cb = on_script_timer;
+    script.raw = raw;
+    script.id = header->id;
+    hm_timer_start(hm_world_loop(raw->world), &script.timer, 0);
+}
+
+static void a_callers_end_does_not_depend_on_what_a_server_invents(void **state)
+{
+    (void)state;
+    static const struct {
+        struct hm_rpc_header script[8];
+        unsigned count, replies;
+        enum hm_status status;
+    } cases[] = {
+        {{{.index = 0, .last = true}}, 1, 1, HM_OK},
+        {{{.index = 0, .last = true}, {.index = 0, .last = true}}, 2, 1, HM_OK},
+        {{{.id = 77, .last = true}}, 1, 0, HM_ERR_TIMED_OUT},
+        {{{.index = 2, .last = true}, {.index = 0}, {.index = 1}}, 3, 3, HM_OK},
+        {{{.index = 1, .last = true}, {.index = 5}, {.index = 7}}, 3, 1, HM_ERR_TIMED_OUT},
+        {{{.index = 3, .last = true}, {.index = 1, .last = true}}, 2, 1, HM_ERR_TIMED_OUT},
+        {{{.status = (enum hm_status) - 9999, .last = true}}, 1, 1, HM_OK},
+        {{{0}}, 0, 0, HM_ERR_TIMED_OUT},
+    };
+    struct scene scene;
+    scene_open(&scene, 6, NULL);
+    scene.raw.on_message = on_script;
+    struct hm_peer *stranger;
+    struct hm_addrs addrs = {.count = 1, .addr = {{"sim:3"}}};
+    assert_ok(
+        hm_peer_get(scene.client.rpc, hm_identity_node(scene.raw.identity), &addrs, &stranger));
+    for (unsigned i = 0; i < HM_COUNT_OF(cases); i++) {
+        struct rpc_call call;
+        memcpy(script.reply, cases[i].script, sizeof script.reply);
+        script.count = cases[i].count;
+        script.said = 0;
+        rpc_call_init(&call, &scene.client, ECHO, 2 * HM_S);
+        assert_status(rpc_call_run(&call, stranger), cases[i].status);
+        assert_int_equal(call.replies, cases[i].replies);
+        hm_world_run_for(scene.world, HM_S);
+        if (cases[i].script[0].status) assert_status(call.reply_status, HM_ERR_PEER_PROTOCOL);
+    }
+    hm_peer_put(stranger);
+    scene_close(&scene);
+}
+
+static void nodes_over_the_table_are_turned_away_and_the_others_served(void **state)
+{
+    (void)state;
+    struct scene scene;
+    scene_open(&scene, 7, &(struct hm_rpc_conf){.peers_max = 1});
+    serves_on(&scene); /* the client has the only place */
+    struct hm_addr to = {{"sim:1"}};
+    for (unsigned i = 0; i < 10; i++) {
+        assert_ok(hm_transport_sim.connect(scene.raw.transport, &to, NULL, &scene.raw.ep));
+        hm_world_run_for(scene.world, 2 * HM_S);
+        assert_int_equal(scene.raw.downs, i + 1);
+    }
+    serves_on(&scene);
+    assert_int_equal(scene.server.ups, 1);
+    assert_int_equal(scene.server.downs, 0);
+    scene_close(&scene);
+}
+
+/* Messages that are nearly right, from a stranger who comes back each time. */
+static void mutated_messages_hurt_nobody_else(void **state)
+{
+    (void)state;
+    struct hm_rng rng;
+    hm_rng_init(&rng, 8, 1);
+    struct scene scene;
+    scene_open(&scene, 8, &(struct hm_rpc_conf){.requests_max = 32, .requests_max_per_peer = 16});
+    unsigned returns = 0;
+    for (unsigned round = 0; round < 3000; round++) {
+        if (!scene.raw.up) {
+            raw_connect(&scene.raw);
+            returns++;
+        }
+        struct hm_rpc_header header = {.kind = (enum hm_rpc_kind)(1 + hm_rng_below(&rng, 5)),
+                                       .last = hm_rng_below(&rng, 2),
+                                       .method = (uint16_t)(99 + hm_rng_below(&rng, 4)),
+                                       .status = (enum hm_status)(-(int)hm_rng_below(&rng, 90)),
+                                       .id = hm_rng_below(&rng, 8),
+                                       .index = (uint32_t)hm_rng_below(&rng, 4),
+                                       .time_us = (uint32_t)hm_rng_below(&rng, 3000000)};
+        if (hm_rng_below(&rng, 100) == 0) header.kind = (enum hm_rpc_kind)hm_rng_below(&rng, 256);
+        bool with_payload = header.kind <= HM_RPC_REPLY && hm_rng_below(&rng, 2);
+        raw_send(&scene.raw, &header, header.kind <= HM_RPC_REPLY ? hm_rng_below(&rng, 50) : 0,
+                 with_payload ? hm_rng_below(&rng, 60000) : 0);
+        hm_world_run_for(scene.world, hm_rng_below(&rng, 10 * HM_MS));
+        if (round % 500 == 0) serves_on(&scene);
+    }
+    assert_true(returns > 5 && scene.handled > 100);
+    scene_close(&scene);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(headers_that_mean_nothing_cost_the_connection),
+        cmocka_unit_test(an_id_that_is_used_twice_at_a_time_costs_the_connection),
+        cmocka_unit_test(strange_cancels_replies_and_pongs_mean_nothing),
+        cmocka_unit_test(a_request_without_time_is_refused),
+        cmocka_unit_test(replies_that_nobody_pulls_are_bounded_and_cost_the_connection),
+        cmocka_unit_test(a_callers_end_does_not_depend_on_what_a_server_invents),
+        cmocka_unit_test(nodes_over_the_table_are_turned_away_and_the_others_served),
+        cmocka_unit_test(mutated_messages_hurt_nobody_else),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
