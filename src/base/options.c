@@ -285,7 +285,7 @@ static bool find_flag(const struct hm_options *options, const char *name, struct
 static enum hm_status apply_flag(struct flags *flags)
 {
     char name[HM_OPTION_NAME_BYTES], source[HM_OPTION_SOURCE_BYTES];
-    const char *written = flags->argv[flags->at] + 2, *value;
+    const char *written = flags->argv[flags->at] + 2, *value = NULL;
     const char *equals = strchr(written, '=');
     int name_bytes = equals ? (int)(equals - written) : (int)strlen(written);
     snprintf(name, sizeof name, "%.*s", name_bytes, written);

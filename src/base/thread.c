@@ -119,6 +119,12 @@ void hm_thread_join(struct hm_thread *thread)
     free(thread);
 }
 
+uintptr_t hm_thread_here(void)
+{
+    static _Thread_local char mark;
+    return (uintptr_t)&mark;
+}
+
 /* ---- events -------------------------------------------------------------- */
 
 struct hm_event {

@@ -19,6 +19,8 @@ struct hm_thread;
 HM_MUST_CHECK enum hm_status hm_thread_start(const struct hm_place *place, void (*run)(void *arg),
                                              void *arg, struct hm_thread **thread);
 void hm_thread_join(struct hm_thread *thread); /* waits, then frees */
+/* Names the calling thread: equal only within one thread.  For assertions about who calls. */
+uintptr_t hm_thread_here(void);
 
 /* One-shot wait between a caller's thread and the loop. */
 struct hm_event;

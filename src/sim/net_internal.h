@@ -103,6 +103,7 @@ struct inbound {
     struct hm_inbound base;
     struct hm_link link; /* endpoint's */
     struct sim_ep *ep;   /* NULL: it has gone down */
+    struct sim_node *node;
     struct hm_net *net;
     uint64_t id;
     struct packet *packet; /* eager: owns the bytes */
@@ -122,7 +123,7 @@ struct sim_node {
     struct hm_net_options limits; /* as of open */
     struct hm_node_id id;
     struct hm_hello hello;
-    unsigned number, endpoints_max, endpoint_count;
+    unsigned number, endpoints_max, endpoint_count, inbounds_open;
     size_t receive_bytes_max;
     hm_ns handshake_max, uplink_free_at, bulk_free_at;
     bool listens, dead, lawless;
@@ -152,7 +153,6 @@ struct hm_net {
     struct hm_link nodes, conns, cuts, pauses;
     uint64_t conn_id_next;
     unsigned number_next;
-    size_t inbounds_open;
 };
 
 /* net.c */
@@ -176,6 +176,7 @@ void sim_ep_end(struct sim_ep *ep, enum hm_status why);
 void sim_accept(struct conn *conn);
 void sim_handshake_receive(struct sim_ep *ep, const struct packet *packet);
 void sim_node_crash(struct sim_node *node);
+void sim_node_check_closed(struct sim_node *node);
 
 /* net_message.c */
 /* True: the packet now belongs to an inbound. */

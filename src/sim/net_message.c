@@ -200,10 +200,12 @@ static void send_pulled(struct send *send)
 
 static void inbound_free(struct inbound *in)
 {
+    struct sim_node *node = in->node;
     hm_list_remove(&in->link);
-    in->net->inbounds_open--;
+    node->inbounds_open--;
     free(in->packet);
     free(in);
+    sim_node_check_closed(node);
 }
 
 /* The other side may send as much again. */
@@ -292,11 +294,12 @@ static bool message_arrived(struct sim_ep *ep, struct packet *packet)
     in->base.ops = &hm_transport_sim;
     in->base.bytes = packet->bytes;
     in->ep = ep;
+    in->node = node;
     in->net = node->net;
     in->id = packet->id;
     in->timer = (struct hm_timer){.cb = eager_copied, .arg = in};
     hm_list_push(&ep->inbounds, &in->link);
-    in->net->inbounds_open++;
+    node->inbounds_open++;
     if (eager) {
         in->packet = packet;
         if (packet->bytes > 0) in->base.data = packet->data + packet->header_bytes;

@@ -117,9 +117,10 @@ static void node_closed(struct hm_timer *timer)
     done(arg);
 }
 
-static void node_check_closed(struct sim_node *node)
+/* Done waits for the inbounds that the user holds: they are the transport's memory. */
+void sim_node_check_closed(struct sim_node *node)
 {
-    if (!node->closing || !hm_list_empty(&node->endpoints)) return;
+    if (!node->closing || !hm_list_empty(&node->endpoints) || node->inbounds_open > 0) return;
     node->closed.cb = node_closed;
     node->closed.arg = node;
     hm_timer_start(node->net->loop, &node->closed, 0);
@@ -143,7 +144,7 @@ static void ep_ended(struct hm_timer *timer)
     hm_world_trace(node->net->world, "down", node->number, (uint64_t)-ep->why);
     if (ep->known) node->sink.down(node->sink.arg, &ep->base, ep->why);
     ep_free(ep);
-    node_check_closed(node);
+    sim_node_check_closed(node);
 }
 
 static void ep_stop(struct sim_ep *ep)
@@ -184,7 +185,7 @@ static void sim_close(struct hm_transport *transport, void (*done)(void *arg), v
         if (ep->state == EP_CRASHED) ep->state = EP_UP; /* only to end as others do */
         sim_disconnect(&ep->base);
     }
-    node_check_closed(node);
+    sim_node_check_closed(node);
 }
 
 void sim_node_crash(struct sim_node *node)
@@ -209,7 +210,7 @@ void sim_node_crash(struct sim_node *node)
             ep->state = EP_UP;
             sim_ep_end(ep, HM_ERR_CANCELED);
         }
-        node_check_closed(node);
+        sim_node_check_closed(node);
     }
 }
 

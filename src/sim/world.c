@@ -1,9 +1,10 @@
 /* sim/world.c - the virtual loop.
  *
  * Owns:        the clock, the timer heap, the queue of posts, one random stream a purpose, the
- * trace. Happy path:  step runs the first post, or else the first timer of the heap after setting
- * the clock to its due time.  Each event is a turn of its own: the virtual loop interleaves as
- *              finely as the contract of base/loop.h allows.
+ *              trace.
+ * Happy path:  step runs the first post, or else the first timer of the heap after setting the
+ *              clock to its due time.  Each event is a turn of its own: the virtual loop
+ *              interleaves as finely as the contract of base/loop.h allows.
  * Failure:     none but our own bugs, which are asserted.
  * Invariant:   the clock never goes back, and stays as it is during a callback. */
 #include "sim/world.h"
@@ -11,9 +12,9 @@
 #include "base/assert.h"
 #include "base/map.h"
 #include "base/rng.h"
+#include "base/thread.h"
 #include "base/timer_heap.h"
 
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -33,7 +34,7 @@ struct hm_world {
     uint64_t turn, trace;
     uint64_t standing_steps; /* since the clock last moved */
     struct hm_world_part *parts;
-    pthread_t thread;
+    uintptr_t thread;
 };
 
 static struct hm_world *world_of(struct hm_loop *loop)
@@ -95,7 +96,7 @@ static void loop_unhook(struct hm_loop *loop, struct hm_hook *hook)
 static void loop_post(struct hm_loop *loop, struct hm_post *post)
 {
     struct hm_world *world = world_of(loop);
-    HM_ASSERT(pthread_equal(pthread_self(), world->thread) && post->cb);
+    HM_ASSERT(world->thread == hm_thread_here() && post->cb);
     post->next = NULL;
     *world->post_last = post;
     world->post_last = &post->next;
@@ -132,7 +133,7 @@ enum hm_status hm_world_create(uint64_t seed, struct hm_world **world)
     created->seed = seed;
     created->now = CLOCK_START;
     created->post_last = &created->post_first;
-    created->thread = pthread_self();
+    created->thread = hm_thread_here();
     created->trace = seed;
     for (unsigned i = 0; i < HM_RANDOM_STREAMS; i++) hm_rng_init(&created->rng[i], seed, i);
     *world = created;

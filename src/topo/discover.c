@@ -1,12 +1,11 @@
 /* topo/discover.c - reads the machine, or a stored XML of one, into facts.
  *
- * Owns:    one hwloc topology, for the length of the call.
- * Happy:   set source -> load (I/O objects kept) -> NUMA nodes with their allowed processors ->
- * cores -> GPUs. Fails:   an XML that hwloc cannot read, or a machine none of whose processors we
- * may use. Keeps:   every allowed processor lies in exactly one node; a node without allowed
- * processors is not a fact at all (memory of GPUs and of CXL cards has no processors;
- * high-bandwidth memory shares those of the DRAM beside it, and would be a second lane on the same
- * cores). */
+ * Owns:   one hwloc topology, for the length of the call.
+ * Happy:  load (with I/O objects) -> NUMA nodes with their allowed processors -> cores -> GPUs.
+ * Fails:  an XML that hwloc cannot read, or a machine none of whose processors we may use.
+ * Keeps:  every allowed processor lies in exactly one node, and a node without any is no fact:
+ *         memory of GPUs and of CXL cards has no processors, and high-bandwidth memory shares those
+ *         of the DRAM beside it, which would make a second lane on the same cores. */
 #include "base/assert.h"
 #include "topo/cpuset.h"
 #include "topo/topo.h"
@@ -83,8 +82,7 @@ static void numa_add(struct hm_topo *topo, hwloc_obj_t object, hwloc_bitmap_t le
     topo->numa[topo->numa_count++] = node;
 }
 
-/* A machine whose hwloc shows no cores (old XML, some virtual machines): each processor is its own.
- */
+/* Where hwloc shows no cores (some virtual machines), each processor is its own. */
 static void cores_read(struct hm_topo *topo, hwloc_topology_t topology)
 {
     uint64_t seen[HM_CPUS_MAX / 64] = {0};

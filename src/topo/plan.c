@@ -1,10 +1,8 @@
-/* topo/plan.c - facts and wishes -> a placement plan.  Pure: no system call, no allocation, the
- * same answer every time.
+/* topo/plan.c - facts and wishes -> a placement plan.  Pure: no system call, no allocation.
  *
- * Happy:   a lane for each GPU, or for each NUMA node; then a place for the loop and for I/O.
- * Fails:   a wish that the machine cannot fulfil is refused with the figure that would do.
- * Keeps:   CPU lanes share no processor, none is empty, and together they have all allowed
- * processors. */
+ * Happy:  a lane for each GPU, or for each NUMA node; then a place for the loop and for I/O.
+ * Fails:  a wish that the machine cannot fulfil is refused with the figure that would do.
+ * Keeps:  CPU lanes share no processor, none is empty, together they have all allowed ones. */
 #include "base/assert.h"
 #include "topo/cpuset.h"
 #include "topo/topo.h"
@@ -65,8 +63,8 @@ static unsigned team_max(const struct hm_topo_plan *plan)
     return most;
 }
 
-/* Lanes on nodes: lane i of n over m nodes.  n <= m: it joins nodes [i m / n, (i + 1) m / n).  n >
- * m: node k is cut between the lanes [k n / m, (k + 1) n / m). */
+/* n lanes over m nodes.  n <= m: lane i joins the nodes [i m / n, (i + 1) m / n).
+ * n > m: node k is cut between the lanes [k n / m, (k + 1) n / m). */
 static enum hm_status cpu_lanes(const struct hm_topo *topo, const struct hm_topo_wish *wish,
                                 struct hm_topo_plan *plan)
 {

@@ -1,7 +1,7 @@
 /* topo/topo.h - hwloc -> a placement plan: which processors every thread gets.
  *
- * Discovery reads the machine (or a stored XML) into facts; planning is a pure function facts + wishes -> plan, so that it
- * is tested on machines that we do not have. */
+ * Discovery reads the machine (or a stored XML) into facts; planning is a pure function facts +
+ * wishes -> plan, so that it is tested on machines that we do not have. */
 #ifndef HM_TOPO_TOPO_H
 #define HM_TOPO_TOPO_H
 
@@ -38,31 +38,36 @@ struct hm_topo_lane {
     struct hm_place place;
 };
 struct hm_topo_wish {
-    const char *device;    /* "auto", "cpu" or one GPU's name */
-    bool gpus;             /* a module that can use GPUs is loaded; without it "auto" means the CPU */
-    unsigned cpu_lanes;    /* 0: one a NUMA node */
+    const char *device; /* "auto", "cpu" or one GPU's name */
+    bool gpus;          /* a module that can use GPUs is loaded; without it "auto" means the CPU */
+    unsigned cpu_lanes; /* 0: one a NUMA node */
     unsigned lane_threads; /* limits the math team; 0: all the lane's processors */
     int lane_nice;         /* so that the loop answers while lanes compute */
 };
-/* Rules.  A CPU lane gets all allowed processors of its NUMA node (not one core): the math library's team spreads inside
- * it and the kernel may move it.  More lanes than nodes cut a node between cores; fewer lanes than nodes join neighbours.
- * A GPU's lane floats over the processors of the GPU's node, with a team of one: its thread only feeds the device.
- * Loop and I/O float over all processors that lanes have: they are short of work next to them and must not be locked
- * onto a core that a lane's team keeps busy. */
+/* A CPU lane gets all allowed processors of its NUMA node (not one core): the math library's team
+ * spreads inside it and the kernel may move it.  More lanes than nodes cut a node between cores;
+ * fewer lanes than nodes join neighbours.  A GPU's lane floats over the processors of the GPU's
+ * node, with a team of one: its thread only feeds the device.  Loop and I/O float over all
+ * processors that lanes have: they have little to do, and must not be locked onto a core that a
+ * lane's team keeps busy. */
 struct hm_topo_plan {
     unsigned lane_count;
     struct hm_topo_lane lane[HM_LANES_MAX];
     struct hm_place loop, io;
 };
 
-/* xml NULL: this machine, as the calling thread is allowed to use it (cgroup and affinity).  HM_ERR_INVALID with a line for
- * an unreadable XML.  Takes milliseconds and reads files: once, at start.  Thread: any. */
+/* xml NULL: this machine, as the calling thread is allowed to use it (cgroup and affinity).
+ * HM_ERR_INVALID with a line for an unreadable XML.  Takes milliseconds and reads files: once, at
+ * start.  Thread: any. */
 HM_MUST_CHECK enum hm_status hm_topo_discover(const char *xml, struct hm_topo *topo);
 /* HM_ERR_INVALID with a line for a wish that the machine cannot fulfil. */
-HM_MUST_CHECK enum hm_status hm_topo_plan(const struct hm_topo *topo, const struct hm_topo_wish *wish,
+HM_MUST_CHECK enum hm_status hm_topo_plan(const struct hm_topo *topo,
+                                          const struct hm_topo_wish *wish,
                                           struct hm_topo_plan *plan);
-/* An object `key` with the machine's facts and the plan (NULL: facts alone), for `doctor` and `status --json`. */
-void hm_topo_json(const struct hm_topo *topo, const struct hm_topo_plan *plan, struct hm_json *json, const char *key);
+/* An object `key` with the machine's facts and the plan (NULL: facts alone), for `doctor` and
+ * `status --json`. */
+void hm_topo_json(const struct hm_topo *topo, const struct hm_topo_plan *plan, struct hm_json *json,
+                  const char *key);
 /* "0-3,8" of a cpuset into text, as taskset and lstopo write it; returns text. */
 const char *hm_topo_cpuset_text(const uint64_t *cpuset, char *text, size_t text_bytes);
 

@@ -1,4 +1,5 @@
-/* tests/support/test.h - what every test file starts with: cmocka and checks that print statuses by name. */
+/* tests/support/test.h - what every test file starts with: cmocka and checks that print statuses
+ * by name. */
 #ifndef HM_TEST_H
 #define HM_TEST_H
 
@@ -13,12 +14,14 @@
 
 #include "base/status.h"
 
-/* Claims that a call gave this status; on failure prints both by name, and the line hm_fail kept. */
-#define assert_status(expression, wanted)                                                              \
-    do {                                                                                               \
-        enum hm_status got_ = (expression);                                                            \
-        if (got_ != (wanted))                                                                          \
-            fail_msg("%s is %s, not %s: %s", #expression, hm_status_name(got_), #wanted, hm_fail_line()); \
+/* Claims that a call gave this status; on failure prints both by name, and the line that
+ * hm_fail kept. */
+#define assert_status(expression, wanted)                                                          \
+    do {                                                                                           \
+        enum hm_status got_ = (expression);                                                        \
+        if (got_ != (wanted))                                                                      \
+            fail_msg("%s is %s, not %s: %s", #expression, hm_status_name(got_), #wanted,           \
+                     hm_fail_line());                                                              \
     } while (0)
 #define assert_ok(expression) assert_status(expression, HM_OK)
 

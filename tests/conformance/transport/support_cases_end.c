@@ -6,7 +6,7 @@ static size_t work_size(struct node *node, unsigned number)
     return number % 3 ? node->caps.eager_bytes_max + number * 997 : number * 10 % 4000;
 }
 
-/* Both nodes hold what they get, have sent as much as BUSY allows, and pull half of what they hold. */
+/* Both nodes hold what they get, have sent what BUSY allows, and pull half of what they hold. */
 static void work_begin(struct suite *suite, struct node *a, struct node *b, struct end **at_a,
                        struct end **at_b)
 {
@@ -99,7 +99,7 @@ static void disconnect_inside_a_callback_is_down_in_a_later_turn(void **state)
     suite_finish(suite);
 }
 
-static void close_with_work_in_flight_ends_everything_then_is_done(void **state)
+static void close_with_work_in_flight_ends_everything_then_waits_for_the_inbounds(void **state)
 {
     struct suite *suite = *state;
     struct node_conf conf = {.take = TAKE_HOLD};
@@ -113,6 +113,10 @@ static void close_with_work_in_flight_ends_everything_then_is_done(void **state)
     node_close_begin(a);
     assert_false(a->closed);
     assert_int_equal(a1->downs + a2->downs + dialling->downs, 0);
+    await(suite, node_ends_down, a);
+    suite_let_pass(suite, 10 * HM_MS);
+    assert_false(a->closed); /* it still holds inbounds */
+    node_take_held(a, TAKE_DROP);
     await(suite, node_is_closed, a);
     assert_status(a1->why, HM_ERR_CANCELED);
     assert_status(a2->why, HM_ERR_CANCELED);
@@ -120,7 +124,6 @@ static void close_with_work_in_flight_ends_everything_then_is_done(void **state)
     await(suite, end_is_down, b1);
     await(suite, end_is_down, b2);
     assert_status(b1->why, HM_ERR_PEER_RESET);
-    node_take_held(a, TAKE_DROP); /* also after the transport has gone */
     suite_finish(suite);
 }
 
@@ -229,7 +232,8 @@ static void an_inbound_outlives_its_endpoint_until_it_is_dropped(void **state)
     end_disconnect(at_a);
     await(suite, end_is_down, at_b);
     suite_let_pass(suite, 10 * HM_MS);
-    /* A pull is too late, or still possible for what has come with the message; it never calls back after down. */
+    /* A pull is too late, or still possible for what has come with the message; it never calls back
+     * after down. */
     unsigned done = b->verified + b->pulls_failed;
     for (unsigned i = 0; i < b->held_count; i++) {
         struct hm_inbound *in = b->held[i].in;
@@ -248,7 +252,7 @@ const struct CMUnitTest suite_cases_end[] = {
     cmocka_unit_test(both_sides_may_disconnect_at_once),
     cmocka_unit_test(disconnect_before_up_is_down_and_never_up),
     cmocka_unit_test(disconnect_inside_a_callback_is_down_in_a_later_turn),
-    cmocka_unit_test(close_with_work_in_flight_ends_everything_then_is_done),
+    cmocka_unit_test(close_with_work_in_flight_ends_everything_then_waits_for_the_inbounds),
     cmocka_unit_test(a_node_can_be_closed_when_nothing_has_happened),
     cmocka_unit_test(a_killed_peer_ends_each_send_and_pull_once_then_down),
     cmocka_unit_test(a_stopped_peer_delays_and_is_not_down),

@@ -155,7 +155,8 @@ static void who_holds_everything_starves_himself_alone(void **state)
     end_pump(ab, 0, 20000, page_size);
     await(suite, has_met_busy, ab);
     unsigned held = messages_at_rest(suite, b);
-    /* The same link the other way, another link of the sender's, and another link of the receiver's. */
+    /* The same link the other way, another link of the sender's, and another link of the
+     * receiver's. */
     unsigned count = 500, from_c = held + 10;
     a->arg = c->arg = &count;
     end_pump(ba, 0, count, page_size);
@@ -180,7 +181,7 @@ static size_t mixed_size(struct node *node, unsigned number)
 static void two_sides_out_of_buffers_make_progress(void **state)
 {
     struct suite *suite = *state;
-    /* Little credit, little to buffer in, and both flood each other before either takes anything. */
+    /* Little credit, little to buffer in, and both flood before either takes anything. */
     struct node_conf conf = {
         .take = TAKE_HOLD, .receive_bytes_max = 64 * KIB, .buffer_bytes_max = 2 * MIB};
     struct node *a = node_open(suite, &conf), *b = node_open(suite, &conf);

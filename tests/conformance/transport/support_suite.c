@@ -14,7 +14,7 @@ struct numbered {
 
 uint64_t suite_seed;
 
-/* ---- waiting and claiming ------------------------------------------------------------------------- */
+/* ---- waiting and claiming -------------------------------------------------------------------- */
 
 void suite_claim(struct suite *suite, bool holds, const char *text, const char *file, int line)
 {
@@ -80,6 +80,14 @@ bool node_is_closed(void *arg)
     return node->closed;
 }
 
+bool node_ends_down(void *arg)
+{
+    struct node *node = arg;
+    for (unsigned i = 0; i < node->end_count; i++)
+        if (node->end[i].downs == 0) return false;
+    return true;
+}
+
 bool node_has_messages(void *arg)
 {
     struct node *node = arg;
@@ -92,7 +100,7 @@ bool node_has_verified(void *arg)
     return node->verified >= *(unsigned *)node->arg;
 }
 
-/* ---- operations ------------------------------------------------------------------------------------ */
+/* ---- operations ------------------------------------------------------------------------------ */
 
 static struct op *op_create(struct end *end, bool pull)
 {
@@ -291,7 +299,7 @@ void node_take_held(struct node *node, enum take take)
     node->held_count = 0;
 }
 
-/* ---- the sink --------------------------------------------------------------------------------------- */
+/* ---- the sink -------------------------------------------------------------------------------- */
 
 static struct end *end_create(struct node *node, struct hm_ep *ep)
 {
@@ -397,7 +405,7 @@ static void on_down(void *arg, struct hm_ep *ep, enum hm_status why)
     end->ep = NULL;
 }
 
-/* ---- nodes ------------------------------------------------------------------------------------------ */
+/* ---- nodes ----------------------------------------------------------------------------------- */
 
 struct node *node_open(struct suite *suite, const struct node_conf *given)
 {
@@ -473,8 +481,9 @@ void node_close_begin(struct node *node)
 void node_close(struct node *node)
 {
     node_close_begin(node);
+    await(node->suite, node_ends_down, node);
+    node_take_held(node, TAKE_DROP); /* done waits for that */
     await(node->suite, node_is_closed, node);
-    node_take_held(node, TAKE_DROP);
 }
 
 static void node_free(struct node *node)
@@ -520,7 +529,7 @@ void end_disconnect(struct end *end)
     suite->inside--;
 }
 
-/* ---- puppets ---------------------------------------------------------------------------------------- */
+/* ---- puppets --------------------------------------------------------------------------------- */
 
 static size_t one_mebibyte(struct node *node, unsigned number)
 {
@@ -543,7 +552,7 @@ void puppet_play(struct suite *suite, struct puppet *puppet)
     puppet->id = *node_id(puppet->node);
 }
 
-/* ---- cases ------------------------------------------------------------------------------------------ */
+/* ---- cases ----------------------------------------------------------------------------------- */
 
 static const struct provider *suite_provider;
 

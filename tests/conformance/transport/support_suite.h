@@ -1,9 +1,13 @@
-/* The conformance suite of transports: one set of cases, written from the words of src/transport/transport.h, run over
+/* The conformance suite of transports: one set of cases, written from the words of
+ * src/transport/transport.h, run over
  * every provider.  A provider that does not pass does not exist.
  *
- * A test program gives a struct provider (how to make a loop, let time pass, and do harm) and calls suite_main.
- * Nodes of the suite check what every contract line promises at every callback, whatever the case is about:
- * never inside a user's call, up once, down once and last, each accepted send and pull back exactly once before it,
+ * A test program gives a struct provider (how to make a loop, let time pass, and do harm) and calls
+ * suite_main.
+ * Nodes of the suite check what every contract line promises at every callback, whatever the case
+ * is about:
+ * never inside a user's call, up once, down once and last, each accepted send and pull back exactly
+ * once before it,
  * buffers referenced until then, each message at most once and with the bytes that were sent. */
 #ifndef HM_CONFORMANCE_SUITE_H
 #define HM_CONFORMANCE_SUITE_H
@@ -51,7 +55,8 @@ struct provider {
     void (*puppet_kill)(struct suite *suite, struct puppet *puppet);
     /* An address where somebody listens who never says a word. */
     void (*silent_addr)(struct suite *suite, struct hm_addr *addr);
-    /* Connects to `victim` as a proper node, then announces without end; true: the victim has let go of it. */
+    /* Connects to `victim` as a proper node, then announces without end; true: the victim has let
+     * go of it. */
     bool (*announce_flood)(struct suite *suite, struct node *victim);
 };
 
@@ -141,11 +146,11 @@ struct suite {
     bool finished;
 };
 
-/* Runs every case; the result of main.  The seed decides identities, sizes, and the provider's world. */
+/* Runs every case; the result of main.  The seed decides identities, sizes, the world. */
 int suite_main(const struct provider *provider, uint64_t seed);
 extern uint64_t suite_seed;
 
-/* In callbacks, where cmocka must not jump out: keeps the first failure, which ends the next wait. */
+/* In callbacks, where cmocka must not jump out: keeps the first failure, which ends the wait. */
 #define claim(suite, condition) suite_claim((suite), (condition), #condition, __FILE__, __LINE__)
 void suite_claim(struct suite *suite, bool holds, const char *text, const char *file, int line);
 /* Waits; fails the case if the condition does not come true. */
@@ -170,7 +175,8 @@ struct end *node_connect(struct node *node, const struct hm_addr *to,
 /* Both sides up. */
 void nodes_connect(struct node *a, struct node *b, struct end **at_a, struct end **at_b);
 
-/* Sends `bytes` bytes that are made from `number`, in `span_count` spans (1 is usual), and lets go of the buffer. */
+/* Sends `bytes` bytes that are made from `number`, in `span_count` spans (1 is usual), and lets go
+ * of the buffer. */
 enum hm_status end_send(struct end *end, unsigned number, size_t bytes, unsigned span_count);
 /* Header only, without payload and callback; counted by nobody. */
 enum hm_status end_send_header(struct end *end, const void *header, size_t header_bytes);
@@ -187,6 +193,7 @@ bool end_is_down(void *end);
 bool end_is_settled(void *end); /* up or down */
 bool node_ops_done(void *node);
 bool node_is_closed(void *node);
+bool node_ends_down(void *node);
 /* node->messages has reached *node->arg (unsigned). */
 bool node_has_messages(void *node);
 bool node_has_verified(void *node);

@@ -3,7 +3,6 @@
 
 #include "sim/net.h"
 
-
 static struct hm_net_options options;
 
 static void sim_start(struct suite *suite)

@@ -1,4 +1,5 @@
-/* tests/unit/base/test_options.c - where options come from, in which order, and what a person is told. */
+/* tests/unit/base/test_options.c - where options come from, in which order, and what a person is
+ * told. */
 #include "test.h"
 
 #include "base/assert.h"

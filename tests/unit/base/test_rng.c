@@ -1,4 +1,5 @@
-/* tests/unit/base/test_rng.c - the generator against its reference, and the laws of what is drawn. */
+/* tests/unit/base/test_rng.c - the generator against its reference, and the laws of what is drawn.
+ * */
 #include "test.h"
 
 #include "base/rng.h"
