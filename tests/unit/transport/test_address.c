@@ -36,7 +36,7 @@ static void a_pasted_line_may_have_space_around_it(void **state)
 {
     (void)state;
     struct hm_join join;
-    char line[256];
+    char line[2100];
     snprintf(line, sizeof line, " \t%s\r\n", line_with("h:1"));
     assert_ok(hm_join_parse(line, &join));
     assert_string_equal(join.addrs.addr[0].text, "tcp:h:1");
