@@ -602,6 +602,17 @@ static int case_teardown(void **state)
     return 0;
 }
 
+size_t suite_bulk_bytes(void)
+{
+    const char *text = getenv("HM_CONFORMANCE_BULK_BYTES");
+    if (text) return (size_t)strtoull(text, NULL, 10);
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+    return 32 * MIB;
+#else
+    return 256 * MIB;
+#endif
+}
+
 int suite_main(const struct provider *provider, uint64_t seed)
 {
     struct CMUnitTest tests[64];

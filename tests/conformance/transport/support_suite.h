@@ -149,6 +149,10 @@ struct suite {
 /* Runs every case; the result of main.  The seed decides identities, sizes, the world. */
 int suite_main(const struct provider *provider, uint64_t seed);
 extern uint64_t suite_seed;
+/* "A very large payload" where bytes really move: HM_CONFORMANCE_BULK_BYTES, else 256 MiB, or 32
+ * MiB
+ * under a sanitizer. */
+size_t suite_bulk_bytes(void);
 
 /* In callbacks, where cmocka must not jump out: keeps the first failure, which ends the wait. */
 #define claim(suite, condition) suite_claim((suite), (condition), #condition, __FILE__, __LINE__)

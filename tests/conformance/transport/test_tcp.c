@@ -1,230 +1,417 @@
-/* The open plane is a transport: the suite over real sockets, with puppets in processes of their own. */
+/* tcp is a transport: the suite on loopback, and what only sockets can do to it.
+ *
+ * Puppets and attackers are this same program in processes of their own (--puppet, --attack), so
+ * that they can be stopped
+ * and killed, and share no descriptor with the suite.  An attacker speaks raw TCP, or TLS and
+ * frames of its own making. */
 #include "support_suite.h"
 
 #include "base/loop_uv.h"
 #include "raw_tls.h"
 
+#include <dirent.h>
+#include <errno.h>
 #include <signal.h>
 #include <sys/prctl.h>
+#include <sys/random.h>
 #include <sys/wait.h>
 
-enum { SILENT_MAX = 4 };
-struct impl {
-    int silent_fd[SILENT_MAX];
-    unsigned silent_count;
-};
+/* ---- the loop ------------------------------------------------------------------------------- */
 
-static const struct provider tcp_provider;
-
-static void tcp_start(struct suite *suite)
-{
-    suite->impl = calloc(1, sizeof(struct impl));
-    HM_ASSERT(suite->impl && hm_loop_uv_create(suite_seed, &suite->loop) == HM_OK);
-}
-
-static void tcp_stop(struct suite *suite)
-{
-    struct impl *impl = suite->impl;
-    for (unsigned i = 0; i < impl->silent_count; i++) close(impl->silent_fd[i]);
-    hm_loop_uv_destroy(suite->loop);
-    free(impl);
-}
-
-/* ---- time ---------------------------------------------------------------------------------- */
-
-struct run {
-    struct hm_loop *loop;
-    struct hm_hook hook;
-    struct hm_timer limit, tick;
+struct tcp_run {
+    struct suite *suite;
     bool (*until)(void *arg);
     void *arg;
-    bool over;
+    struct hm_hook hook;
+    struct hm_timer timer;
+    bool came, expired;
 };
 
-static bool look(struct hm_hook *hook)
+static bool check_before_sleep(struct hm_hook *hook)
 {
-    struct run *run = hook->arg;
-    if (run->over || run->until(run->arg)) hm_loop_uv_stop(run->loop);
+    struct tcp_run *run = hook->arg;
+    if (run->until(run->arg)) run->came = true;
+    if (run->came || run->expired) hm_loop_uv_stop(run->suite->loop);
     return true;
 }
 
-static void on_limit(struct hm_timer *timer)
+static void run_expired(struct hm_timer *timer)
 {
-    ((struct run *)timer->arg)->over = true;
-}
-
-/* Conditions may be about other processes, which wake nobody here. */
-static void on_tick(struct hm_timer *timer)
-{
-    hm_timer_start(((struct run *)timer->arg)->loop, timer, 5 * HM_MS);
+    struct tcp_run *run = timer->arg;
+    run->expired = true;
 }
 
 static bool tcp_run(struct suite *suite, bool (*until)(void *arg), void *arg, hm_ns limit)
 {
-    struct run run = {.loop = suite->loop, .until = until, .arg = arg};
-    run.hook = (struct hm_hook){.before_sleep = look, .arg = &run};
-    run.limit = (struct hm_timer){.cb = on_limit, .arg = &run};
-    suite->loop->ops->hook(suite->loop, &run.hook);
-    run.tick = (struct hm_timer){.cb = on_tick, .arg = &run};
-    hm_timer_start(suite->loop, &run.limit, limit);
-    hm_timer_start(suite->loop, &run.tick, 0);
-    hm_loop_uv_run(suite->loop);
-    hm_timer_stop(suite->loop, &run.limit);
-    hm_timer_stop(suite->loop, &run.tick);
-    suite->loop->ops->unhook(suite->loop, &run.hook);
-    return until(arg);
+    struct hm_loop *loop = suite->loop;
+    struct tcp_run run = {.suite = suite, .until = until, .arg = arg};
+    run.hook = (struct hm_hook){.before_sleep = check_before_sleep, .arg = &run};
+    run.timer = (struct hm_timer){.cb = run_expired, .arg = &run};
+    loop->ops->hook(loop, &run.hook);
+    hm_timer_start(loop, &run.timer, limit);
+    hm_loop_uv_run(loop);
+    hm_timer_stop(loop, &run.timer);
+    loop->ops->unhook(loop, &run.hook);
+    return run.came;
 }
 
-/* ---- puppets: this program again, told what to be ------------------------------------------- */
-
-struct introduction {
-    struct hm_addr addr;
-    struct hm_node_id id;
+struct tcp_impl {
+    int silent_fd; /* -1: none */
 };
 
-/* Starts "test role argument"; the child's introduction is read from the pipe if there is to be one. */
-static int child_start(const char *role, const char *argument, struct introduction *introduction)
+static void tcp_start(struct suite *suite)
 {
-    int pipe_fd[2];
-    HM_ASSERT(pipe(pipe_fd) == 0);
+    struct tcp_impl *impl = calloc(1, sizeof *impl);
+    HM_ASSERT(impl);
+    impl->silent_fd = -1;
+    suite->impl = impl;
+    assert_ok(hm_loop_uv_create(suite_seed, &suite->loop));
+}
+
+static void tcp_stop(struct suite *suite)
+{
+    struct tcp_impl *impl = suite->impl;
+    hm_loop_uv_destroy(suite->loop); /* asserts that no timer runs and nothing is watched */
+    if (impl->silent_fd >= 0) close(impl->silent_fd);
+    free(impl);
+}
+
+/* Connections to it are taken by the kernel and never answered. */
+static void tcp_silent_addr(struct suite *suite, struct hm_addr *addr)
+{
+    struct tcp_impl *impl = suite->impl;
+    struct sockaddr_in name = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t name_bytes = sizeof name;
+    impl->silent_fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    assert_true(impl->silent_fd >= 0);
+    assert_return_code(bind(impl->silent_fd, (struct sockaddr *)&name, sizeof name), 0);
+    assert_return_code(listen(impl->silent_fd, 8), 0);
+    assert_return_code(getsockname(impl->silent_fd, (struct sockaddr *)&name, &name_bytes), 0);
+    snprintf(addr->text, sizeof addr->text, "tcp:127.0.0.1:%u", ntohs(name.sin_port));
+}
+
+/* ---- other processes ------------------------------------------------------------------------- */
+
+static int spawn(char *const argv[], int *output)
+{
+    int ends[2];
+    assert_return_code(pipe2(ends, O_CLOEXEC), 0);
     int pid = fork();
-    HM_ASSERT(pid >= 0);
+    assert_true(pid >= 0);
     if (pid == 0) {
-        prctl(PR_SET_PDEATHSIG, SIGKILL); /* a failed test leaves nobody behind */
-        dup2(pipe_fd[1], 3);
-        if (pipe_fd[1] != 3) close(pipe_fd[1]);
-        if (pipe_fd[0] != 3) close(pipe_fd[0]);
-        execl("/proc/self/exe", "conformance-transport-tcp", role, argument, (char *)NULL);
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        dup2(ends[1], STDOUT_FILENO);
+        execv("/proc/self/exe", argv);
         _exit(127);
     }
-    close(pipe_fd[1]);
-    if (introduction)
-        HM_ASSERT(read(pipe_fd[0], introduction, sizeof *introduction) == sizeof *introduction);
-    close(pipe_fd[0]);
+    close(ends[1]);
+    *output = ends[0];
     return pid;
 }
 
 static void tcp_puppet_start(struct suite *suite, struct puppet *puppet)
 {
     (void)suite;
-    struct introduction introduction;
-    puppet->pid =
-        child_start(puppet->role == PUPPET_HOARDS ? "hoards" : "drops", "", &introduction);
-    puppet->addr = introduction.addr;
-    puppet->id = introduction.id;
-}
-
-static bool never(void *arg)
-{
-    (void)arg;
-    return false;
-}
-
-static int puppet_main(enum puppet_role role)
-{
-    suite_seed = 977; /* another identity than our parent's nodes */
-    struct suite *suite = suite_create(&tcp_provider);
-    struct puppet puppet = {.role = role};
-    puppet_play(suite, &puppet);
-    struct introduction introduction = {.addr = puppet.addr, .id = puppet.id};
-    HM_ASSERT(write(3, &introduction, sizeof introduction) == sizeof introduction);
-    close(3);
-    (void)tcp_run(suite, never, NULL, 600 * HM_S);
-    return 1;
+    char role[16], seed[32], line[HM_ADDR_BYTES_MAX + HM_NODE_ID_TEXT_BYTES + 4];
+    snprintf(role, sizeof role, "%d", puppet->role);
+    snprintf(seed, sizeof seed, "%llu", (unsigned long long)suite_seed + 1000);
+    char *argv[] = {"test_tcp", "--puppet", role, seed, NULL};
+    int output;
+    puppet->pid = spawn(argv, &output);
+    FILE *from = fdopen(output, "r");
+    assert_non_null(from);
+    if (!fgets(line, sizeof line, from)) fail_msg("the puppet has not started");
+    fclose(from);
+    char id[HM_NODE_ID_TEXT_BYTES];
+    assert_int_equal(sscanf(line, "%255s %64s", puppet->addr.text, id), 2);
+    assert_ok(hm_node_id_parse(id, strlen(id), &puppet->id));
 }
 
 static void tcp_puppet_pause(struct suite *suite, struct puppet *puppet, bool paused)
 {
     (void)suite;
-    HM_ASSERT(kill(puppet->pid, paused ? SIGSTOP : SIGCONT) == 0);
+    assert_return_code(kill(puppet->pid, paused ? SIGSTOP : SIGCONT), 0);
     int status;
-    if (paused) HM_ASSERT(waitpid(puppet->pid, &status, WUNTRACED) == puppet->pid);
+    if (paused) assert_int_equal(waitpid(puppet->pid, &status, WUNTRACED), puppet->pid);
 }
 
 static void tcp_puppet_kill(struct suite *suite, struct puppet *puppet)
 {
     (void)suite;
-    HM_ASSERT(kill(puppet->pid, SIGKILL) == 0);
     int status;
-    HM_ASSERT(waitpid(puppet->pid, &status, 0) == puppet->pid);
+    assert_return_code(kill(puppet->pid, SIGKILL), 0);
+    assert_int_equal(waitpid(puppet->pid, &status, 0), puppet->pid);
+    assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL); /* it had not failed */
 }
 
-/* ---- bad company --------------------------------------------------------------------------- */
-
-/* The kernel accepts, and that is all. */
-static void tcp_silent_addr(struct suite *suite, struct hm_addr *addr)
+static bool never(void *arg)
 {
-    struct impl *impl = suite->impl;
-    HM_ASSERT(impl->silent_count < SILENT_MAX);
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    struct sockaddr_in at = {.sin_family = AF_INET};
-    socklen_t bytes = sizeof at;
-    at.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    HM_ASSERT(fd >= 0 && bind(fd, (struct sockaddr *)&at, sizeof at) == 0 && listen(fd, 8) == 0);
-    HM_ASSERT(getsockname(fd, (struct sockaddr *)&at, &bytes) == 0);
-    HM_ASSERT(hm_addr_tcp("127.0.0.1", ntohs(at.sin_port), addr));
-    impl->silent_fd[impl->silent_count++] = fd;
+    struct suite *suite = arg;
+    if (suite->failure[0]) {
+        fprintf(stderr, "puppet: %s\n", suite->failure);
+        _exit(3);
+    }
+    return false;
 }
 
-/* 0: let go of, after more announces than anybody should take. */
-static int flood_main(const char *port)
+static const struct provider tcp_provider;
+
+static int puppet_main(const char *role, const char *seed)
 {
-    struct hm_identity *identity;
-    struct raw_peer peer = {0};
-    signal(SIGPIPE, SIG_IGN);
-    HM_ASSERT(hm_identity_create(NULL, &identity) == HM_OK);
-    if (!raw_tls(&peer, identity, raw_connect((uint16_t)atoi(port)), true)) return 2;
-    if (!raw_hello(&peer, HM_WIRE_MAJOR, 0)) return 3;
-    struct hm_frame announce = {.type = HM_FRAME_ANNOUNCE, .value = MIB};
-    for (unsigned i = 0; i < 10 * 1000 * 1000; i++)
-        if (!raw_frame(&peer, announce, NULL, NULL)) return i > 100 ? 0 : 4;
-    return 5;
+    struct puppet puppet = {.role = (enum puppet_role)atoi(role)};
+    char id[HM_NODE_ID_TEXT_BYTES];
+    suite_seed = strtoull(seed, NULL, 10);
+    struct suite *suite = suite_create(&tcp_provider);
+    puppet_play(suite, &puppet);
+    printf("%s %s\n", puppet.addr.text, hm_node_id_text(&puppet.id, id));
+    fflush(stdout);
+    (void)tcp_run(suite, never, suite, 300 * HM_S);
+    return 4; /* nobody has killed it */
 }
 
-struct child {
-    int pid, status;
-    bool ended;
+/* ---- attackers ------------------------------------------------------------------------------- */
+
+struct attack {
+    const char *name;
+    bool up; /* it gets so far that the victim says up */
+    void (*run)(struct raw_peer *peer);
+    enum { RAW, TLS, HELLO } opening; /* what is done properly before */
 };
 
-static bool child_ended(void *arg)
+/* False: the victim has hung up, as it should. */
+static bool bytes_write(struct raw_peer *peer, const void *bytes, size_t byte_count)
 {
-    struct child *child = arg;
-    if (!child->ended) child->ended = waitpid(child->pid, &child->status, WNOHANG) == child->pid;
-    return child->ended;
+    if (peer->ssl) return raw_write(peer, bytes, byte_count);
+    const uint8_t *at = bytes;
+    while (byte_count > 0) {
+        ssize_t sent = send(peer->fd, at, byte_count, MSG_NOSIGNAL);
+        if (sent <= 0) return false;
+        at += sent;
+        byte_count -= (size_t)sent;
+    }
+    return true;
 }
 
-/* The suite's numbered header is not what a flood sends: the victim must not look into it. */
-static void hold_any(struct node *node, struct end *end, const void *header, size_t header_bytes,
-                     struct hm_inbound *in)
+/* By hand after docs/wire.md, since ours encodes no frame that is out of bounds:
+ * u8 type, u8 0, u16 header bytes, u32 payload bytes, u64 value.  header NULL: zeros; the payload
+ * is zeros. */
+static bool frame_write(struct raw_peer *peer, unsigned type, size_t header_bytes,
+                        size_t payload_bytes, uint64_t value, const void *header)
 {
-    (void)header, (void)header_bytes;
-    claim(node->suite, node->held_count < HELD_MAX);
-    if (node->held_count < HELD_MAX)
-        node->held[node->held_count++] = (struct held){.in = in, .end = end};
+    static uint8_t frame[256 * KIB];
+    struct hm_writer writer;
+    hm_writer_init(&writer, frame, sizeof frame);
+    hm_write_u8(&writer, (uint8_t)type);
+    hm_write_u8(&writer, 0);
+    hm_write_u16(&writer, (uint16_t)header_bytes);
+    hm_write_u32(&writer, (uint32_t)payload_bytes);
+    hm_write_u64(&writer, value);
+    if (header) hm_write_bytes(&writer, header, header_bytes);
+    size_t bytes = HM_FRAME_BYTES + header_bytes;
+    if (payload_bytes > sizeof frame - bytes) payload_bytes = sizeof frame - bytes;
+    return bytes_write(peer, frame, bytes + payload_bytes);
+}
+
+static void attack_noise(struct raw_peer *peer)
+{
+    static uint8_t noise[MIB];
+    for (size_t at = 0; at < sizeof noise; at += 256)
+        if (getrandom(noise + at, 256, 0) != 256) _exit(5);
+    (void)bytes_write(peer, noise, sizeof noise);
+}
+
+/* The first bytes of a ClientHello that promises 512. */
+static void attack_cut_short(struct raw_peer *peer)
+{
+    static const uint8_t start[] = {0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3, 1, 2, 3};
+    (void)bytes_write(peer, start, sizeof start);
+    shutdown(peer->fd, SHUT_WR);
+}
+
+static void attack_silence(struct raw_peer *peer)
+{
+    (void)peer;
+}
+
+static void attack_http(struct raw_peer *peer)
+{
+    static const char request[] = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    (void)bytes_write(peer, request, sizeof request - 1);
+}
+
+static void attack_no_hello(struct raw_peer *peer)
+{
+    (void)frame_write(peer, HM_FRAME_MESSAGE, 24, 0, 0, NULL);
+}
+
+static void attack_bad_hello(struct raw_peer *peer)
+{
+    static const uint8_t hello[] = {1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 255, 255, 255, 255};
+    (void)frame_write(peer, HM_FRAME_HELLO, sizeof hello, 0, MIB, hello);
+}
+
+static void attack_second_hello(struct raw_peer *peer)
+{
+    static const uint8_t hello[64] = {1};
+    (void)frame_write(peer, HM_FRAME_HELLO, sizeof hello, 0, MIB, hello);
+}
+
+static void attack_type(struct raw_peer *peer)
+{
+    (void)frame_write(peer, 200, 0, 0, 0, NULL);
+}
+
+static void attack_long_header(struct raw_peer *peer)
+{
+    (void)frame_write(peer, HM_FRAME_MESSAGE, HM_HEADER_BYTES_MAX + 1, 0, 0, NULL);
+}
+
+static void attack_long_payload(struct raw_peer *peer)
+{
+    (void)frame_write(peer, HM_FRAME_MESSAGE, 24, 0x80000000u, 0, NULL);
+}
+
+static void attack_over_credit(struct raw_peer *peer)
+{
+    for (unsigned i = 0; i < 1000; i++)
+        (void)frame_write(peer, HM_FRAME_MESSAGE, 0, 30000, 0, NULL);
+}
+
+static void attack_announces(struct raw_peer *peer)
+{
+    for (unsigned i = 0; i < 100000; i++) {
+        uint8_t header[24] = {1};
+        uint32_t number = i % NUMBERS_MAX;
+        uint64_t bytes = 256 * MIB;
+        memcpy(header + 4, &number, sizeof number);
+        memcpy(header + 8, &bytes, sizeof bytes);
+        if (!frame_write(peer, HM_FRAME_ANNOUNCE, sizeof header, 0, bytes, header)) return;
+    }
+}
+
+static void attack_huge_announce(struct raw_peer *peer)
+{
+    (void)frame_write(peer, HM_FRAME_ANNOUNCE, 24, 0, UINT64_MAX, NULL);
+}
+
+static void attack_pull(struct raw_peer *peer)
+{
+    (void)frame_write(peer, HM_FRAME_PULL, 0, 0, 77, NULL);
+}
+
+static void attack_drop(struct raw_peer *peer)
+{
+    (void)frame_write(peer, HM_FRAME_DROP, 0, 0, 77, NULL);
+}
+
+static void attack_data(struct raw_peer *peer)
+{
+    (void)frame_write(peer, HM_FRAME_DATA, 0, 1000, 77, NULL);
+}
+
+static void attack_done(struct raw_peer *peer)
+{
+    (void)frame_write(peer, HM_FRAME_DONE, 0, 0, 77, NULL);
+}
+
+static void attack_credit(struct raw_peer *peer)
+{
+    (void)frame_write(peer, HM_FRAME_CREDIT, 0, 0, UINT64_MAX, NULL);
+}
+
+static const struct attack attacks[] = {
+    {"noise", false, attack_noise, RAW},
+    {"a hello cut short", false, attack_cut_short, RAW},
+    {"silence", false, attack_silence, RAW},
+    {"http", false, attack_http, RAW},
+    {"noise in TLS", false, attack_noise, TLS},
+    {"silence in TLS", false, attack_silence, TLS},
+    {"a message before the hello", false, attack_no_hello, TLS},
+    {"a hello of nonsense", false, attack_bad_hello, TLS},
+    {"noise after the hello", true, attack_noise, HELLO},
+    {"a second hello", true, attack_second_hello, HELLO},
+    {"an unknown type", true, attack_type, HELLO},
+    {"a header that is too long", true, attack_long_header, HELLO},
+    {"a payload that is too long", true, attack_long_payload, HELLO},
+    {"more than the credit", true, attack_over_credit, HELLO},
+    {"announces without end", true, attack_announces, HELLO},
+    {"an announce that is too large", true, attack_huge_announce, HELLO},
+    {"a pull of nothing", true, attack_pull, HELLO},
+    {"a drop of nothing", true, attack_drop, HELLO},
+    {"data for nobody", true, attack_data, HELLO},
+    {"done with nothing", true, attack_done, HELLO},
+    {"credit beyond measure", true, attack_credit, HELLO},
+};
+
+/* The process of an attacker: 0 if the victim has hung up on it. */
+static int attack_main(const char *index, const char *text)
+{
+    const struct attack *attack = &attacks[atoi(index)];
+    struct hm_addr addr;
+    snprintf(addr.text, sizeof addr.text, "%s", text);
+    signal(SIGPIPE, SIG_IGN);
+    struct raw_peer peer = {.fd = raw_connect(raw_port(&addr))};
+    if (peer.fd < 0) return 10;
+    if (attack->opening != RAW) {
+        struct hm_identity *identity;
+        if (hm_identity_create(NULL, &identity)) return 11;
+        if (!raw_tls(&peer, identity, peer.fd, true)) return 12;
+        hm_identity_destroy(identity);
+    }
+    if (attack->opening == HELLO && !raw_hello(&peer, HM_WIRE_MAJOR, MIB)) return 13;
+    attack->run(&peer);
+    /* Whatever the victim says, until it has hung up. */
+    struct timeval limit = {.tv_sec = 60};
+    setsockopt(peer.fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+    char bytes[4096];
+    ssize_t got;
+    while ((got = recv(peer.fd, bytes, sizeof bytes, 0)) > 0) continue;
+    int result = got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK) ? 14 : 0;
+    raw_close(&peer);
+    return result;
+}
+
+static int attack_spawn(size_t index, const struct hm_addr *addr)
+{
+    char number[16], text[HM_ADDR_BYTES_MAX];
+    snprintf(number, sizeof number, "%zu", index);
+    snprintf(text, sizeof text, "%s", addr->text);
+    char *argv[] = {"test_tcp", "--attack", number, text, NULL};
+    int output, pid = spawn(argv, &output);
+    close(output);
+    return pid;
+}
+
+static bool process_has_ended(void *arg)
+{
+    siginfo_t info = {0};
+    return waitid(P_PID, (id_t) * (int *)arg, &info, WEXITED | WNOHANG | WNOWAIT) == 0 &&
+           info.si_pid != 0;
+}
+
+static void attack_wait(struct suite *suite, int pid, const char *name)
+{
+    int status;
+    while (!process_has_ended(&pid)) suite_let_pass(suite, 5 * HM_MS);
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    if (!WIFEXITED(status) || WEXITSTATUS(status) != 0)
+        fail_msg("%s: the attacker ended with %d: it was not hung up on", name, status);
 }
 
 static bool tcp_announce_flood(struct suite *suite, struct node *victim)
 {
+    size_t index = 0;
+    while (attacks[index].run != attack_announces) index++;
     struct hm_addr addr;
-    char port[8];
     node_addr(victim, &addr);
-    snprintf(port, sizeof port, "%u", (unsigned)raw_port(&addr));
-    struct child child = {.pid = child_start("floods", port, NULL)};
-    victim->on_message = hold_any;
-    bool ended = tcp_run(suite, child_ended, &child, 60 * HM_S);
-    victim->on_message = NULL;
-    if (!ended) {
-        kill(child.pid, SIGKILL);
-        waitpid(child.pid, &child.status, 0);
-    }
-    return ended && WIFEXITED(child.status) && WEXITSTATUS(child.status) == 0;
+    attack_wait(suite, attack_spawn(index, &addr), attacks[index].name);
+    return true;
 }
 
 static const struct provider tcp_provider = {
     .name = "tcp",
     .ops = &hm_transport_tcp,
     .listen = "127.0.0.1:0",
-    .bulk_bytes = (size_t)256 * MIB,
     .start = tcp_start,
     .stop = tcp_stop,
     .run = tcp_run,
@@ -235,10 +422,121 @@ static const struct provider tcp_provider = {
     .announce_flood = tcp_announce_flood,
 };
 
+/* ---- cases of its own ------------------------------------------------------------------------ */
+
+static unsigned descriptors_open(void)
+{
+    unsigned count = 0;
+    DIR *folder = opendir("/proc/self/fd");
+    HM_ASSERT(folder);
+    while (readdir(folder)) count++;
+    closedir(folder);
+    return count;
+}
+
+static void on_attack(struct node *node, struct end *end, const void *header, size_t header_bytes,
+                      struct hm_inbound *in)
+{
+    (void)header;
+    (void)header_bytes;
+    HM_ASSERT(node->held_count < HELD_MAX);
+    node->held[node->held_count++] = (struct held){.in = in, .end = end};
+}
+
+/* One attacker of each kind, again and again; the victim keeps serving a friend all the while. */
+static void garbage_ends_its_own_connection_and_nothing_else(void **state)
+{
+    struct suite *suite = *state;
+    enum { ROUNDS = 3 };
+    struct node *victim = node_open(suite, &(struct node_conf){.handshake_max = 300 * HM_MS});
+    struct node *friend = node_open(suite, &(struct node_conf){.dials_only = true});
+    struct end *here, *there;
+    nodes_connect(friend, victim, &here, &there);
+    struct hm_addr addr;
+    node_addr(victim, &addr);
+    victim->on_message = on_attack;
+    unsigned open_before = descriptors_open();
+    for (unsigned round = 0; round < ROUNDS; round++)
+        for (size_t i = 0; i < HM_COUNT_OF(attacks); i++) {
+            unsigned ends = victim->end_count;
+            attack_wait(suite, attack_spawn(i, &addr), attacks[i].name);
+            suite_let_pass(suite, 10 * HM_MS);
+            if (victim->end_count != ends + attacks[i].up)
+                fail_msg("%s: %u endpoints came up", attacks[i].name, victim->end_count - ends);
+            if (attacks[i].up) {
+                await(suite, end_is_down, &victim->end[ends]);
+                if (victim->end[ends].why != HM_ERR_PEER_PROTOCOL)
+                    fail_msg("%s: down with %s", attacks[i].name,
+                             hm_status_name(victim->end[ends].why));
+            }
+            node_take_held(victim, TAKE_DROP);
+        }
+    victim->on_message = NULL;
+    assert_int_equal(here->downs + there->downs, 0);
+    unsigned count = 1;
+    victim->arg = &count;
+    victim->messages = 0;
+    assert_ok(end_send(here, 9, 1000, 1));
+    await(suite, node_has_messages, victim);
+    suite_let_pass(suite, 1500 * HM_MS); /* what lingers has gone by now */
+    assert_int_equal(descriptors_open(), open_before);
+    suite_finish(suite);
+}
+
+static void ports_and_hosts_that_cannot_be_had_are_said_so(void **state)
+{
+    struct suite *suite = *state;
+    struct node *taken = node_open(suite, NULL);
+    struct hm_addr addr;
+    node_addr(taken, &addr);
+    const char *const bad[] = {
+        addr.text + strlen("tcp:"), "127.0.0.1:99999", "127.0.0.1", "", "192.0.2.1:0", "[::1:4000"};
+    struct hm_hello hello = {.wire_major = HM_WIRE_MAJOR};
+    struct hm_transport_sink sink = {0};
+    for (size_t i = 0; i < HM_COUNT_OF(bad); i++) {
+        struct hm_transport *transport = NULL;
+        struct hm_transport_conf conf = {
+            .identity = taken->identity,
+            .hello = &hello,
+            .listen = bad[i],
+            .buffers = taken->buffers,
+            .endpoints_max = 4,
+            .receive_bytes_max = MIB,
+            .handshake_max = HM_S,
+        };
+        hm_fail_clear();
+        assert_status(hm_transport_tcp.open(&conf, suite->loop, &sink, &transport), HM_ERR_INVALID);
+        assert_null(transport);
+        assert_true(hm_fail_line()[0]);
+    }
+    suite_finish(suite);
+}
+
+static int setup(void **state)
+{
+    *state = suite_create(&tcp_provider);
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    struct suite *suite = *state;
+    if (suite->finished) suite_destroy(suite);
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
-    if (argc > 2 && strcmp(argv[1], "hoards") == 0) return puppet_main(PUPPET_HOARDS);
-    if (argc > 2 && strcmp(argv[1], "drops") == 0) return puppet_main(PUPPET_DROPS);
-    if (argc > 2 && strcmp(argv[1], "floods") == 0) return flood_main(argv[2]);
-    return suite_main(&tcp_provider, 1);
+    if (argc == 4 && strcmp(argv[1], "--puppet") == 0) return puppet_main(argv[2], argv[3]);
+    if (argc == 4 && strcmp(argv[1], "--attack") == 0) return attack_main(argv[2], argv[3]);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(garbage_ends_its_own_connection_and_nothing_else, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(ports_and_hosts_that_cannot_be_had_are_said_so, setup,
+                                        teardown),
+    };
+    struct provider provider = tcp_provider;
+    provider.bulk_bytes = suite_bulk_bytes();
+    int failed = suite_main(&provider, 1);
+    return failed + cmocka_run_group_tests_name("tcp sockets", tests, NULL, NULL);
 }
