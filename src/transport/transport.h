@@ -88,8 +88,8 @@ struct hm_transport_ops {
     /* HM_ERR_INVALID (with a line) for a listen address that does not parse or cannot be bound. */
     HM_MUST_CHECK enum hm_status (*open)(const struct hm_transport_conf *conf, struct hm_loop *loop,
                                          const struct hm_transport_sink *sink, struct hm_transport **transport);
-    /* Every endpoint goes down (HM_ERR_CANCELED); accepted sends may be lost.  When that is said and the last inbound has been
-     * dropped, done, and the transport is gone. */
+    /* Every endpoint goes down (HM_ERR_CANCELED); accepted sends may be lost.  Then done, and the transport is gone.  done may
+     * wait for inbounds that are still held; where it does not, they can still be dropped after it. */
     void (*close)(struct hm_transport *transport, void (*done)(void *arg), void *arg);
     void (*caps)(struct hm_transport *transport, struct hm_transport_caps *caps);
     /* Where this transport listens; HM_ERR_NOT_FOUND if it does not. */

@@ -482,7 +482,7 @@ void node_close(struct node *node)
 {
     node_close_begin(node);
     await(node->suite, node_ends_down, node);
-    node_take_held(node, TAKE_DROP); /* done waits for that */
+    node_take_held(node, TAKE_DROP); /* done may wait for that */
     await(node->suite, node_is_closed, node);
 }
 
