@@ -10,10 +10,11 @@
 
 #include "moe/beam.h"
 
-/* logits [row_count, columns]; choices as hm_beam_op gives them.  dlogits (NULL: not wanted) is accumulated (+=) with `scale`
- * times the gradient. */
+/* logits [row_count, columns]; choices as hm_beam_op gives them; fraction [columns] is written (=) with f.  dlogits (NULL: not
+ * wanted) is accumulated (+=) with `scale` times the gradient.  Returns the loss, unscaled. */
 float hm_balance_loss(const struct hm_beam_grid *grid, const float *logits, uint32_t row_count,
                       const struct hm_beam_expert *expert, const struct hm_beam_choice *choice,
-                      const uint32_t *choice_count, uint32_t k_best, float scale, float *dlogits);
+                      const uint32_t *choice_count, uint32_t k_best, float scale, float *fraction,
+                      float *dlogits);
 
 #endif

@@ -58,12 +58,14 @@ struct hm_beam_op { /* caller's memory; hm_beam_init first */
     unsigned key_count;
     char *text;
     const char **text_at;
-    size_t prefix_capacity, row_capacity, choice_capacity, key_capacity, expert_capacity;
+    size_t prefix_capacity, row_capacity, choice_capacity, key_capacity, text_capacity,
+        expert_capacity;
 };
 void hm_beam_init(struct hm_beam_op *op);
 void hm_beam_fini(struct hm_beam_op *op); /* not while it runs */
-/* Errors of cb: HM_ERR_NOT_FOUND: nothing alive under the name, or a row whose prefixes have all died (with a line); what the
- * directory says.  HM_ERR_NUMERIC: a logit is not finite. */
+/* HM_OK: cb will come.  HM_ERR_NUMERIC: a logit is not finite; HM_ERR_SHAPE: no rows; HM_ERR_NO_MEMORY, HM_ERR_BUSY, HM_ERR_TOO_BIG.
+ * Errors of cb: HM_ERR_NOT_FOUND: nothing alive under the name, or a row whose prefixes have all died (with a line); what the
+ * directory says. */
 HM_MUST_CHECK enum hm_status hm_beam_start(struct hm_beam_op *op);
 
 #endif

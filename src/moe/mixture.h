@@ -60,20 +60,21 @@ struct hm_mixture_op { /* caller's memory; a node of the tape */
     bool choose_only;
     struct hm_beam_op beam; /* after choose or forward: op->beam.expert, .choice, .choice_count */
     struct hm_dispatch_op dispatch;
-    struct hm_dispatch_part *part, *part_back;
-    const float *x, *logits;
-    const float *dy;
+    /* Slot s is one (row, expert) pair; the slots of an expert lie together, in the order of its rows. */
+    struct hm_dispatch_part *part;      /* [experts]: forward */
+    struct hm_dispatch_part *part_back; /* those that answered forward */
+    unsigned part_count, back_count;
+    const float *x, *logits, *dy;
     float *y, *dx, *dlogits;
     uint32_t row_count;
-    hm_ns deadline, after_k_min;
-    unsigned part_count;
-    uint32_t *part_row; /* rows of the parts, one after another */
-    float *part_scale;
-    uint32_t *slot_at;   /* [row_count, k_best]: where in part_row (and answers) a choice lies */
-    uint32_t *slot_part; /* [row_count, k_best] */
-    float *weight;       /* [row_count, k_best]; 0: masked */
+    hm_ns deadline;
+    uint32_t *slot_row;          /* [slots] */
+    uint32_t *slot_of;           /* [row_count, k_best]: the slot of a choice */
+    float *weight;               /* [slots] */
     float *answer, *answer_back; /* [slots, hidden] */
-    size_t part_capacity, slot_capacity, answer_capacity, answer_back_capacity;
+    float *fraction;             /* [gate columns] */
+    size_t part_capacity, slot_capacity, choice_capacity, answer_capacity, answer_back_capacity,
+        fraction_capacity;
     hm_mixture_cb cb;
 };
 void hm_mixture_op_init(struct hm_mixture *mixture, struct hm_mixture_op *op);
@@ -97,7 +98,8 @@ HM_MUST_CHECK enum hm_status hm_mixture_backward(struct hm_mixture_op *op,
                                                  struct hm_tensor *dlogits, hm_ns deadline,
                                                  hm_mixture_cb cb);
 void hm_mixture_release(struct hm_mixture_op *op); /* forgets the pass, keeps the buffers */
-/* The balance loss of what the op has chosen; see balance.h. */
-float hm_mixture_balance(const struct hm_mixture_op *op, float scale, float *dlogits);
+/* The balance loss of what the op has chosen (after choose or forward, until release); see balance.h.  Any thread that is
+ * alone with the op. */
+float hm_mixture_balance(struct hm_mixture_op *op, float scale, float *dlogits);
 
 #endif

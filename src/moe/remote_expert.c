@@ -1,0 +1,223 @@
+/* moe/remote_expert.c - one expert by name.
+ *
+ *   find:               children of its prefix ──► its server's addresses ──► HM_METHOD_EXPERT_INFO ──► cb
+ *   forward, backward:  children of its prefix ──► dispatch, one part with all rows ──► cb
+ *
+ * Happy path:    the directory answers from its cache, so a pass costs one turn and one call.
+ * Failure modes: nobody serves it: HM_ERR_NOT_FOUND.  A failed call teaches the directory as dispatch does, so the next
+ *                operation finds another server or says that there is none.
+ * Invariants:    the output is written on success only: answers lie in a pooled buffer until then. */
+#include "moe/remote_expert.h"
+
+#include "base/assert.h"
+#include "moe/shape.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+enum what { FIND, FORWARD, BACKWARD };
+
+static void end(struct hm_moe_expert_op *op, enum hm_status status)
+{
+    if (op->peer) hm_peer_put(op->peer);
+    op->peer = NULL;
+    hm_buf_put(op->rows);
+    op->rows = NULL;
+    op->cb(op, status);
+}
+
+/* ---- forward and backward --------------------------------------------------------------------------------------- */
+
+static void pass_ended(struct hm_dispatch_op *pass, enum hm_status status)
+{
+    struct hm_moe_expert_op *op = pass->arg;
+    op->step = op->part.step;
+    if (status == HM_OK)
+        memcpy(op->out->data.base, op->part.answer,
+               (size_t)pass->row_count * pass->columns * sizeof(float));
+    end(op, status);
+}
+
+static enum hm_status call_expert(struct hm_moe_expert_op *op)
+{
+    uint32_t columns = 0, rows;
+    enum hm_status status = hm_shape_rows("the expert's input", op->x, &columns, &rows);
+    if (status != HM_OK) return status;
+    size_t index_bytes = ((size_t)rows * sizeof(uint32_t) + 63) / 64 * 64;
+    status = hm_buf_pool_get(hm_rpc_buffers(hm_dispatch_rpc(op->dispatch)),
+                             index_bytes + (size_t)rows * columns * sizeof(float), &op->rows);
+    if (status != HM_OK)
+        return hm_fail(status, "no buffer for %" PRIu32 " rows of an expert now", rows);
+    uint32_t *row = op->rows->base;
+    for (uint32_t i = 0; i < rows; i++) row[i] = i;
+    op->part = (struct hm_dispatch_part){
+        .uid = op->uid,
+        .server = op->server,
+        .row = row,
+        .row_count = rows,
+        .answer = (float *)(void *)((char *)op->rows->base + index_bytes),
+    };
+    op->pass = (struct hm_dispatch_op){
+        .pass = op->what == FORWARD ? HM_PASS_FORWARD : HM_PASS_BACKWARD,
+        .schema = hm_schema_f32(columns),
+        .x = hm_f32(op->x),
+        .dy = op->dy ? hm_f32(op->dy) : NULL,
+        .row_count = rows,
+        .part = &op->part,
+        .part_count = 1,
+        .k_min = 1,
+        .deadline = op->deadline,
+        .timeout_after_k_min = HM_NS_NEVER,
+        .cb = pass_ended,
+        .arg = op,
+    };
+    return hm_dispatch_start(op->dispatch, &op->pass);
+}
+
+/* ---- info ------------------------------------------------------------------------------------------------------- */
+
+static void info_reply(struct hm_call *call, enum hm_status status, const void *header,
+                       size_t header_bytes, struct hm_inbound *in)
+{
+    struct hm_moe_expert_op *op = call->arg;
+    hm_inbound_drop(in);
+    op->answered =
+        status == HM_OK ? hm_expert_info_decode(header, header_bytes, &op->info) : status;
+}
+
+static void info_ended(struct hm_call *call, enum hm_status status)
+{
+    struct hm_moe_expert_op *op = call->arg;
+    struct hm_directory *directory = hm_dispatch_directory(op->dispatch);
+    if (op->answered != HM_INPROGRESS) status = op->answered;
+    if (status == HM_OK && op->answered == HM_INPROGRESS)
+        status = HM_ERR_PEER_PROTOCOL; /* an end without an answer */
+    if (hm_status_scope(status) == HM_SCOPE_PEER) hm_directory_suspect(directory, &op->server, 0);
+    if (status == HM_ERR_EXPERT_GONE) hm_directory_suspect_expert(directory, &op->server, &op->uid);
+    if (status != HM_OK) {
+        char server[HM_NODE_ID_TEXT_BYTES];
+        (void)hm_fail(status, "server %.8s did not describe expert %s: %s",
+                      hm_node_id_text(&op->server, server), op->uid.text, hm_status_text(status));
+    }
+    end(op, status);
+}
+
+static void addresses(void *arg, enum hm_status status, const struct hm_server_info *info,
+                      unsigned count)
+{
+    struct hm_moe_expert_op *op = arg;
+    struct hm_writer writer;
+    if (status == HM_OK) {
+        HM_ASSERT(count == 1);
+        status = hm_peer_get(hm_dispatch_rpc(op->dispatch), &op->server, &info[0].addrs, &op->peer);
+        if (status != HM_OK) {
+            op->peer = NULL;
+            (void)hm_fail(
+                status,
+                "expert %s cannot be called from its own node, or too many peers are in use",
+                op->uid.text);
+        }
+    }
+    if (status == HM_OK) {
+        hm_writer_init(&writer, op->header, sizeof op->header);
+        hm_expert_query_encode(&op->uid, &writer);
+        op->answered = HM_INPROGRESS;
+        op->call = (struct hm_call){.method = HM_METHOD_EXPERT_INFO,
+                                    .deadline = op->deadline,
+                                    .header = op->header,
+                                    .header_bytes = hm_writer_count(&writer),
+                                    .reply = info_reply,
+                                    .end = info_ended,
+                                    .arg = op};
+        status = hm_rpc_call(op->peer, &op->call);
+        if (status == HM_OK || status == HM_INPROGRESS) return;
+        (void)hm_fail(status, "the server of expert %s cannot be called now: %s", op->uid.text,
+                      hm_status_text(status));
+    }
+    end(op, status);
+}
+
+/* ---- who serves it ---------------------------------------------------------------------------------------------- */
+
+static void found(void *arg, enum hm_status status, const struct hm_children *children,
+                  unsigned prefix_count)
+{
+    struct hm_moe_expert_op *op = arg;
+    const struct hm_provider *provider = NULL;
+    if (status == HM_OK) {
+        HM_ASSERT(prefix_count == 1);
+        for (unsigned i = 0; i < children->count; i++) {
+            if (children->provider[i].coordinate == op->uid.coordinate[op->uid.dim_count - 1])
+                provider = &children->provider[i];
+        }
+        if (!provider)
+            status =
+                hm_fail(HM_ERR_NOT_FOUND,
+                        "no live server hosts expert %s; start one (hivemind serve --experts %s)",
+                        op->uid.text, op->uid.text);
+    }
+    if (status == HM_OK) {
+        op->server = provider->server[0];
+        status = op->what == FIND
+                     ? hm_directory_servers(hm_dispatch_directory(op->dispatch), &op->server, 1,
+                                            op->deadline, addresses, op)
+                     : call_expert(op);
+    }
+    if (status != HM_OK) end(op, status);
+}
+
+static enum hm_status start(struct hm_dispatch *dispatch, struct hm_moe_expert_op *op,
+                            const struct hm_uid *uid, enum what what, hm_ns deadline,
+                            hm_moe_expert_cb cb)
+{
+    HM_ASSERT(deadline != HM_NS_NEVER && hm_dispatch_directory(dispatch));
+    op->dispatch = dispatch;
+    op->uid = *uid;
+    op->what = (uint8_t)what;
+    op->deadline = deadline;
+    op->cb = cb;
+    op->peer = NULL;
+    op->rows = NULL;
+    hm_uid_prefix(uid, uid->dim_count - 1u, op->prefix);
+    const char *prefix = op->prefix;
+    return hm_directory_children(hm_dispatch_directory(dispatch), &prefix, 1, deadline, found, op);
+}
+
+enum hm_status hm_moe_expert_find(struct hm_dispatch *dispatch, struct hm_moe_expert_op *op,
+                                  const struct hm_uid *uid, hm_ns deadline, hm_moe_expert_cb cb)
+{
+    return start(dispatch, op, uid, FIND, deadline, cb);
+}
+
+enum hm_status hm_moe_expert_forward(struct hm_dispatch *dispatch, struct hm_moe_expert_op *op,
+                                     const struct hm_uid *uid, const struct hm_tensor *x,
+                                     struct hm_tensor *y, hm_ns deadline, hm_moe_expert_cb cb)
+{
+    uint32_t columns = 0, rows;
+    enum hm_status status = hm_shape_rows("the expert's input", x, &columns, &rows);
+    if (status == HM_OK) status = hm_shape_same("the expert's output", y, "its input", x);
+    if (status == HM_OK) status = hm_shape_rows("the expert's output", y, &columns, &rows);
+    if (status != HM_OK) return status;
+    op->x = x;
+    op->dy = NULL;
+    op->out = y;
+    return start(dispatch, op, uid, FORWARD, deadline, cb);
+}
+
+enum hm_status hm_moe_expert_backward(struct hm_dispatch *dispatch, struct hm_moe_expert_op *op,
+                                      const struct hm_uid *uid, const struct hm_tensor *x,
+                                      const struct hm_tensor *dy, struct hm_tensor *dx,
+                                      hm_ns deadline, hm_moe_expert_cb cb)
+{
+    uint32_t columns = 0, rows;
+    enum hm_status status = hm_shape_rows("the expert's input", x, &columns, &rows);
+    if (status == HM_OK) status = hm_shape_same("the output gradient", dy, "the expert's input", x);
+    if (status == HM_OK) status = hm_shape_rows("the output gradient", dy, &columns, &rows);
+    if (status == HM_OK) status = hm_shape_same("the input gradient", dx, "the expert's input", x);
+    if (status == HM_OK) status = hm_shape_rows("the input gradient", dx, &columns, &rows);
+    if (status != HM_OK) return status;
+    op->x = x;
+    op->dy = dy;
+    op->out = dx;
+    return start(dispatch, op, uid, BACKWARD, deadline, cb);
+}
