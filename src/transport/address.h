@@ -13,8 +13,8 @@ enum {
     HM_JOIN_LINE_BYTES = 1024,
     HM_SWARM_NAME_BYTES = 64
 };
-/* "tcp:127.0.0.1:4242", "tcp:[::1]:4242", "sim:7": provider name first, then what that provider understands.  Text, so that
- * logs and records can be read; at most 255 bytes and terminated. */
+/* "tcp:127.0.0.1:4242", "tcp:[::1]:4242", "sim:7": provider name first, then what that provider
+ * understands.  Text, so that logs and records can be read; at most 255 bytes and terminated. */
 struct hm_addr {
     char text[HM_ADDR_BYTES_MAX];
 };
@@ -32,7 +32,8 @@ struct hm_join {
 HM_MUST_CHECK enum hm_status hm_join_parse(const char *line, struct hm_join *join);
 HM_MUST_CHECK enum hm_status hm_join_format(const struct hm_join *join, char *line,
                                             size_t line_bytes);
-/* "host:port", "[v6]:port", ":port" or "host" (port_default then; < 0: a port is demanded) -> its two parts. */
+/* "host:port", "[v6]:port", ":port" or "host" (port_default then; < 0: a port is demanded) -> its
+ * two parts. */
 HM_MUST_CHECK enum hm_status hm_host_port_parse(const char *text, int port_default, char *host,
                                                 size_t host_bytes, uint16_t *port);
 /* "tcp:host:port", an IPv6 host in brackets.  False (and nothing written) if it does not fit. */
@@ -40,7 +41,8 @@ HM_MUST_CHECK bool hm_addr_tcp(const char *host, uint16_t port, struct hm_addr *
 /* 1 to 63 letters, digits, '.', '-' and '_'. */
 bool hm_swarm_name_valid(const char *name);
 void hm_addrs_encode(const struct hm_addrs *addrs, struct hm_writer *writer);
-/* Fails the reader on more than HM_ADDRS_MAX, on empty ones and on bytes outside printable ASCII. */
+/* Fails the reader on more than HM_ADDRS_MAX, on empty ones and on bytes outside printable ASCII.
+ * */
 void hm_addrs_decode(struct hm_reader *reader, struct hm_addrs *addrs);
 
 #endif

@@ -3,8 +3,8 @@
  * Owns nothing.  Layout (little-endian): u16 wire major, u16 wire minor, u64 features, addresses
  * (address.c), swarm name (u16 bytes, text), then two proofs (u8 bytes, bytes).
  * The major comes first and is judged alone: everything after it may look different in another
- * major. A newer minor may append fields; what follows ours is ignored then, and garbage otherwise.
- */
+ * major.
+ * A newer minor may append fields; what follows ours is ignored then, and garbage otherwise. */
 #include "transport/transport.h"
 
 #include "base/assert.h"

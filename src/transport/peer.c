@@ -5,13 +5,11 @@
  * call, request, connection or dial) stays known in rpc->idle, with its addresses, back-off and
  * round trip, until a new one needs its place; the longest idle goes first.
  *
- *        peer_up                     the first connection is attached
- *        peer_down                   the last one is down
- *
- * Several connections: all receive; new calls go to the one whose dialler has the smaller node id,
- * of two that the same side dialled to the newer one (a node that restarted dials anew, its old
- * connection may be dead without our knowing). Invariant: peer->sender is up or NULL; a peer is in
- * rpc->idle exactly while nothing needs it. */
+ * Happy path: the first connection is attached: peer_up; the last one is down: peer_down.  Of
+ * several connections all receive; new calls go to the one whose dialler has the smaller node id,
+ * of two that the same side dialled to the newer (a node that restarted dials anew, its old
+ * connection may be dead without our knowing).
+ * Invariant: peer->sender is up or NULL; a peer is in rpc->idle exactly while nothing needs it. */
 #include "transport/rpc_internal.h"
 
 struct node_key {

@@ -1,20 +1,20 @@
 /* transport/peer_dial.c - connecting: the addresses of a peer in turn, its back-off; bootstrap
  * addresses.
  *
- *                  call, not connected            an address is left
- *      (quiet) -------------------------> dialling ----------------+
- *         ^                                |  ^  |                  | connect(); the next address
- * is tried |   up(), either way             |  +--|------------------+ when this one fails, or
- * after STAGGER
- *         +--------------------------------+     | none is left, and none is pending
- *         |                                      v
- *         +---- 0.5 s ... 60 s, jittered ---- backing off: calls fail at once
+ *               call, not connected
+ *      quiet -----------------------> dialling --+  connect() to the next address, when the one
+ *        ^                              |   |  ^-+  before failed or after STAGGER
+ *        |  up(), whoever dialled       |   |
+ *        +------------------------------+   | none is left, none is pending
+ *        |                                  v
+ *        +--- 0.5 s ... 60 s, jittered --- backing off: calls fail at once
  *
  * Failure modes: when every address has failed, the calls that waited end with
- * HM_ERR_PEER_UNREACHABLE. Attempts that are pending when another connection comes up are left
+ * HM_ERR_PEER_UNREACHABLE.  Attempts that are pending when another connection comes up are left
  * alone: the other side may already be sending over them; rpc_conn.c closes what turns out to be
- * spare. Thread: loop.  A dial starts in a turn of its own, so that its failure never runs end()
- * inside hm_rpc_call. */
+ * spare.
+ * Invariant: a dial starts in a turn of its own, so its failure never runs end() inside
+ * hm_rpc_call. */
 #include "transport/rpc_internal.h"
 
 #include "base/log.h"

@@ -4,10 +4,10 @@
  * pages cost nothing.
  *
  *   open --> running --> hm_rpc_close --> closing (next turn: calls end, requests go, the transport
- * closes)
- *                                            |
+ *                                            |     closes)
  *                                            +--> when the transport is closed, every call has
- * ended and every request has been answered last: done, and it is gone
+ *                                                 ended and every request has been answered last:
+ *                                                 it is gone, then done
  *
  * Invariant: rpc is freed in a turn of its own, with no function of this folder on the stack. */
 #include "transport/rpc_internal.h"

@@ -1,15 +1,18 @@
 /* transport/rpc.h - peers, and calls with deadlines: the only thing dht, moe and server see of the
- * network.
+ * network.  How it looks on the wire: docs/wire.md.
  *
- * A peer is a node that we know by id.  hm_peer_get finds it or makes it; calls to a peer that is
- * not connected wait while it is dialled (its addresses in turn, back-off doubling from 0.5 s to 60
+ * A peer is a node that we know by id.  hm_peer_get finds it or makes it.  Calls to a peer that is
+ * not connected wait while it is dialled: its addresses in turn, back-off doubling from 0.5 s to 60
  * s with jitter after all of them failed; while backing off calls fail at once with
- * HM_ERR_PEER_UNREACHABLE).  Two connections between the same two nodes (both dialled) are both
- * used for receiving, and the one whose dialler has the smaller id for sending. A call may be
- * answered in several replies (one a part, as parts finish) and ends exactly once: after the last
- * reply, at its deadline, on cancel, or when the peer goes down.  Deadlines travel as remaining
- * time. An idle connection is pinged (every 10 s; 3 missed: down), so a cut link is noticed without
- * a call.
+ * HM_ERR_PEER_UNREACHABLE.  Two connections between the same two nodes (both dialled) are both used
+ * for receiving, and the one whose dialler has the smaller id for new calls.  A reply comes over
+ * its request's connection: when that breaks, the call ends on one side and the request is gone on
+ * the other.
+ *
+ * A call may be answered in several replies (one a part, as parts finish) and ends exactly once:
+ * after the last reply, at its deadline, on cancel, or when its connection goes down.  Deadlines
+ * travel as remaining time.  An idle connection is pinged (every 10 s; 3 missed: down), so a cut
+ * link is noticed without a call.
  *
  * Thread: loop.  Callbacks never run inside a call made by the user. */
 #ifndef HM_TRANSPORT_RPC_H
@@ -25,8 +28,8 @@ struct hm_request;
 struct hm_conn;
 struct hm_send;
 
-/* Method ids are wire format; 0-15 belong to rpc (ping, goodbye), 16-31 to the DHT, 32-47 to
- * experts. */
+/* Method ids are wire format: 0-15 belong to rpc, 16-31 to the DHT, 32-47 to experts; 255 is the
+ * largest. */
 enum hm_method_id {
     HM_METHOD_PING = 1,
     HM_METHOD_DHT_FIND = 16,
@@ -42,11 +45,12 @@ struct hm_call { /* caller's memory, until end() has run */
     hm_ns deadline;     /* on this loop's clock; HM_NS_NEVER is asserted against */
     const void *header; /* copied by hm_rpc_call */
     size_t header_bytes;
-    struct hm_span
-        payload[HM_SPANS_MAX]; /* referenced by the wire until it has let go, also after end() */
+    /* Referenced by the wire until it has let go, also after end(). */
+    struct hm_span payload[HM_SPANS_MAX];
     unsigned span_count;
-    /* One answer of several.  status: as the other side said, clamped.  `in` must be pulled or
-     * dropped, as ever. */
+    /* One answer of several, in the order of arrival: they may overtake one another.  status: as
+     * the other side said, clamped.  `in` must be pulled or dropped, as ever.  NULL: answers are
+     * dropped. */
     void (*reply)(struct hm_call *call, enum hm_status status, const void *header,
                   size_t header_bytes, struct hm_inbound *in);
     /* HM_OK: the last reply has been delivered.  Else why it ended without. */
@@ -70,8 +74,8 @@ struct hm_call { /* caller's memory, until end() has run */
 struct hm_method {
     uint16_t id;
     const char *name;
-    size_t payload_bytes_max; /* larger requests are refused with HM_ERR_TOO_BIG before anything is
-                                 pulled */
+    /* Larger requests are refused with HM_ERR_TOO_BIG before anything is pulled. */
+    size_t payload_bytes_max;
     /* Answers now or later through hm_request_reply, the last time with last = true; must pull or
      * drop `in`. */
     void (*handle)(void *arg, struct hm_request *request, const void *header, size_t header_bytes,
@@ -86,17 +90,19 @@ struct hm_method {
 struct hm_rpc_conf {
     struct hm_loop *loop;
     const struct hm_transport_ops *transport;
-    struct hm_transport_conf transport_conf; /* as hm_transport_ops.open wants it */
-    unsigned peers_max, calls_max, requests_max, requests_max_per_peer;
-    hm_ns ping_interval; /* 0: 10 s */
+    struct hm_transport_conf transport_conf;     /* as hm_transport_ops.open wants it */
+    unsigned peers_max, calls_max, requests_max; /* 0: 1024, 4096, 4096 */
+    unsigned requests_max_per_peer;              /* 0: requests_max */
+    hm_ns ping_interval;                         /* 0: 10 s */
     /* A node has connected (either way): the DHT meets its contacts so.  NULL: nobody asks. */
     void (*peer_up)(void *arg, struct hm_peer *peer);
     void (*peer_down)(void *arg, struct hm_peer *peer, enum hm_status why);
     void *arg;
 };
 HM_MUST_CHECK enum hm_status hm_rpc_open(const struct hm_rpc_conf *conf, struct hm_rpc **rpc);
-/* Calls end with HM_ERR_CANCELED, requests' gone() run, the transport closes, then done; then rpc
- * is gone. */
+/* Calls end with HM_ERR_CANCELED, requests' gone() run, the transport closes, then rpc is gone,
+ * then done.  It waits for handlers that still hold a request: say last.  References to peers must
+ * be put before done. */
 void hm_rpc_close(struct hm_rpc *rpc, void (*done)(void *arg), void *arg);
 struct hm_loop *hm_rpc_loop(const struct hm_rpc *rpc);
 struct hm_buf_pool *hm_rpc_buffers(const struct hm_rpc *rpc);
@@ -107,43 +113,48 @@ HM_MUST_CHECK enum hm_status hm_rpc_address(struct hm_rpc *rpc, struct hm_addrs 
 void hm_rpc_on_peer(struct hm_rpc *rpc, void (*up)(void *arg, struct hm_peer *peer),
                     void (*down)(void *arg, struct hm_peer *peer, enum hm_status why), void *arg);
 
-/* Finds or makes the peer, adds `hints` to its known addresses (newest first, the oldest
- * forgotten), takes a reference. HM_ERR_BUSY: the table is full of referenced or connected peers.
- * HM_ERR_INVALID: it is this node itself. */
+/* Finds or makes the peer, adds `hints` (NULL: none) to its known addresses (newest first, the
+ * oldest forgotten, those of other providers ignored), takes a reference.
+ * Errors:  HM_ERR_BUSY: the table is full of referenced or connected peers.
+ *          HM_ERR_INVALID: it is this node itself. */
 HM_MUST_CHECK enum hm_status hm_peer_get(struct hm_rpc *rpc, const struct hm_node_id *node,
                                          const struct hm_addrs *hints, struct hm_peer **peer);
 struct hm_peer *hm_peer_ref(struct hm_peer *peer); /* one more reference */
 void hm_peer_put(struct hm_peer *peer);
 const struct hm_node_id *hm_peer_node(const struct hm_peer *peer);
-const struct hm_addrs *
-hm_peer_addrs(const struct hm_peer *peer); /* where it can be dialled, as far as known */
+/* Where it can be dialled, as far as known. */
+const struct hm_addrs *hm_peer_addrs(const struct hm_peer *peer);
 bool hm_peer_connected(const struct hm_peer *peer);
 bool hm_peer_backing_off(const struct hm_peer *peer);
-/* Smoothed round trip and its deviation (RFC 6298) measured on pings and small calls; 0: not
- * measured yet. */
+/* Smoothed round trip and its deviation (RFC 6298), measured on pings and on small calls, less the
+ * time that the other side says it held them; 0: not measured yet. */
 hm_ns hm_peer_round_trip(const struct hm_peer *peer, hm_ns *deviation);
 
-/* HM_OK: end() will come.  HM_ERR_BUSY: calls_max, or the peer's send queue is full.
- * HM_ERR_PEER_UNREACHABLE: backing off. HM_ERR_TOO_BIG: header over HM_CALL_HEADER_BYTES_MAX or
- * payload over HM_PAYLOAD_BYTES_MAX. */
+/* HM_OK: end() will come, in a later turn.  Otherwise it will not:
+ * Errors:  HM_ERR_BUSY: calls_max, or the peer's send queue is full.
+ *          HM_ERR_PEER_UNREACHABLE: backing off, or no address is known.
+ *          HM_ERR_TOO_BIG: header over HM_CALL_HEADER_BYTES_MAX, payload over HM_PAYLOAD_BYTES_MAX.
+ *          HM_ERR_CANCELED: rpc is closing. */
 HM_MUST_CHECK enum hm_status hm_rpc_call(struct hm_peer *peer, struct hm_call *call);
-void hm_rpc_cancel(
-    struct hm_call *call); /* end() still comes, in a later turn, with HM_ERR_CANCELED */
-/* Dials `addr` without knowing who answers (a bootstrap address); cb once, with a referenced peer
- * on HM_OK. */
+/* end() still comes, in a later turn, with HM_ERR_CANCELED. */
+void hm_rpc_cancel(struct hm_call *call);
+/* Dials `addr` without knowing who answers (a bootstrap address); on HM_OK cb comes once, with a
+ * referenced peer if its status is HM_OK (HM_ERR_INVALID: this node itself answered).  deadline may
+ * be HM_NS_NEVER: the transport bounds handshakes. */
 HM_MUST_CHECK enum hm_status
 hm_rpc_dial(struct hm_rpc *rpc, const struct hm_addr *addr, hm_ns deadline,
             void (*cb)(void *arg, enum hm_status status, struct hm_peer *peer), void *arg);
 
-/* The table must outlive rpc.  HM_ERR_INVALID: an id is taken. */
+/* The table must outlive rpc.  HM_ERR_INVALID: an id is taken, or outside 16 to 255. */
 HM_MUST_CHECK enum hm_status hm_rpc_serve(struct hm_rpc *rpc, const struct hm_method *methods,
                                           unsigned count);
-/* Forgets the table, whose memory is the caller's again: later requests get HM_ERR_UNSUPPORTED.  Its
- * requests must have been answered for the last time. */
+/* Forgets the table, whose memory is the caller's again: later requests get HM_ERR_UNSUPPORTED.
+ * Its requests must have been answered for the last time. */
 void hm_rpc_unserve(struct hm_rpc *rpc, const struct hm_method *methods, unsigned count);
 /* Sends one answer; with last = true the request is gone afterwards.  Never fails: what meets a
  * full wire is queued (its buffers referenced, its header copied) until the wire is writable, and
- * lost with the peer.  Payload spans are referenced through their owners.  header_bytes <=
+ * lost with the connection or when the caller's deadline has passed.  Over the bounds of the queue
+ * the connection is closed.  Payload spans are referenced through their owners. header_bytes <=
  * HM_CALL_HEADER_BYTES_MAX. */
 void hm_request_reply(struct hm_request *request, bool last, enum hm_status status,
                       const void *header, size_t header_bytes, const struct hm_span *payload,

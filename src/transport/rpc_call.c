@@ -9,9 +9,10 @@
  *        +---> LIVE, on peer->waiting -----+----------> ENDING -------------------------+
  *
  * Replies can overtake one another: each has its index, the last one tells their number, and the
- * call ends when as many have come.  Whatever comes for a call that has ended (or over another
- * connection) is dropped. Invariants: rpc->calls has exactly the LIVE ones; a call's timer runs
- * from hm_rpc_call to its end, so a deadline always ends it. */
+ * call ends when as many have come.
+ * Failure modes: whatever comes for a call that has ended, or over another connection, is dropped.
+ * Invariants: rpc->calls has exactly the LIVE ones; a call's timer runs from hm_rpc_call to its
+ * end, so a deadline always ends it. */
 #include "transport/rpc_internal.h"
 
 enum call_state { CALL_ENDED, CALL_LIVE, CALL_ENDING };

@@ -6,8 +6,8 @@
  * (replies) and rpc_serve.c (requests), a timer pings when nothing has been heard for an interval.
  * Failure modes: garbage closes the connection with HM_ERR_PEER_PROTOCOL, so do three missed pings
  * (HM_ERR_PEER_UNREACHABLE) and a peer that lets our payloads rot after their deadlines.  down()
- * ends every call and loses every request of the connection. Invariant: an endpoint without a
- * connection (ep->user NULL) is one that we have turned away. */
+ * ends every call and loses every request of the connection.
+ * Invariant: an endpoint without a connection (ep->user NULL) is one that we have turned away. */
 #include "transport/rpc_internal.h"
 
 #include "base/log.h"

@@ -6,7 +6,7 @@
  *   small message, free wire:  transport->send from the stack, no record
  *   with a payload:            a record on conn->wire until the wire lets go
  *   the wire is BUSY:          a record on conn->queue, with a copy of the header and references to
- * the payload's owners, until writable()
+ *                              the payload's owners, until writable()
  *
  * Failure modes: no place to queue is BUSY for a call, and the end of the connection for a reply
  * (the other side would wait for it in vain).  A peer that takes no payload any more is found by

@@ -3,16 +3,17 @@
  * Owns struct hm_request, from a pool of requests_max.
  *
  *   message --> refused (unknown method, too big, too many, no time left): a reply with the status,
- * nothing is pulled
+ *         |     nothing is pulled
  *         +---> LIVE --> handle() --> hm_request_reply ... hm_request_reply(last) --> free
  *                |                                               ^
- *                +-- cancel, deadline, connection down --> GONE -+   gone() runs once; replies lead
- * nowhere
+ *                +-- cancel, deadline, connection down --> GONE -+
+ *                    gone() runs once; replies lead nowhere
  *
  * Failure modes: a reply that finds no place on its connection closes it (the caller then ends at
  * once, and does not wait for something that is lost).  An id that is used twice at a time is
- * garbage. Invariant: a request has a connection exactly while it is live, and counts against its
- * peer until last. */
+ * garbage.
+ * Invariant: a request has a connection exactly while it is live, and counts against its peer until
+ * last. */
 #include "transport/rpc_internal.h"
 
 #include "base/log.h"

@@ -1,4 +1,5 @@
-/* No bytes crash the decoder of rpc's header, and what it accepts lies in bounds.  Seeded: a failure replays. */
+/* No bytes crash the decoder of rpc's header, and what it accepts lies in bounds.  Seeded: a
+ * failure replays. */
 #include "test.h"
 
 #include "base/rng.h"

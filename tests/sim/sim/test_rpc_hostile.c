@@ -1,4 +1,5 @@
-/* A node that speaks the transport but not rpc's rules: what it sends costs it its connection, and nobody else. */
+/* A node that speaks the transport but not rpc's rules: what it sends costs it its connection, and
+ * nobody else. */
 #include "support_rpc.h"
 
 #include "base/rng.h"

@@ -1,6 +1,7 @@
-/* Many seeds: nodes that call each other while connections break, nodes crash and come back, links are cut and
- * processes stand still.  Safety in the storm: each call ends exactly once, by its deadline; no reply comes
- * after its end; bytes are the right ones; nothing leaks.  Liveness after it: every call is answered. */
+/* Many seeds: nodes that call each other while connections break, nodes crash and come back, links
+ * are cut and processes stand still.  Safety in the storm: each call ends exactly once, by its
+ * deadline; no reply comes after its end; bytes are the right ones; nothing leaks.  Liveness after
+ * it: every call is answered. */
 #include "support_rpc.h"
 
 #include "base/rng.h"
