@@ -1,8 +1,8 @@
 /* The frame reader and the hello decoder take any bytes: seeded noise and mutated streams, bounded.
  *
  * With libFuzzer:  clang -fsanitize=fuzzer,address -DHM_LIBFUZZER -D_GNU_SOURCE -Isrc -Itests/support
- *                  tests/fuzz/transport/test_frame.c src/transport/tcp/frame.c src/transport/*.c src/base/*.c
- *                  -lcrypto -luv -lxxhash */
+ *                  tests/fuzz/transport/test_frame.c src/transport/tcp/frame.c, and what src/transport and src/base
+ *                  have, linked with -lcrypto -luv -lxxhash */
 #include "test.h"
 
 #include "base/assert.h"
