@@ -388,6 +388,7 @@ static void a_seed_replays_and_another_one_does_not(void **state)
 {
     (void)state;
     uint64_t first = run_storm(7), again = run_storm(7), other = run_storm(8);
+    print_message("trace of seed 7: %016llx\n", (unsigned long long)first);
     assert_true(first == again);
     assert_true(first != other);
 }
