@@ -61,12 +61,15 @@ static void on_listener(struct hm_watch *watch, int events)
     for (unsigned i = 0; i < ACCEPTS_MAX; i++) {
         int fd = accept4(watch->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (fd >= 0) {
+            tcp->accept_failed = false;
             accepted(tcp, fd);
         } else if (passing(errno)) {
             return; /* the loop asks again if there is more */
         } else {
-            hm_log(HM_LOG_WARN, "tcp", "cannot accept: %s; trying again (raise ulimit -n)",
-                   strerror(errno));
+            if (!tcp->accept_failed)
+                hm_log(HM_LOG_WARN, "tcp", "cannot accept: %s; trying again (raise ulimit -n)",
+                       strerror(errno));
+            tcp->accept_failed = true; /* said once, until it works again */
             enum hm_status status = tcp->loop->ops->watch(tcp->loop, watch, 0);
             HM_ASSERT(status == HM_OK);
             hm_timer_start(tcp->loop, &tcp->listen_pause, PAUSE);

@@ -156,6 +156,7 @@ struct tcp {
     struct hm_link spare_sends, spare_inbounds, chunks;
     struct hm_watch listener;
     struct hm_timer listen_pause;
+    bool accept_failed;
     struct hm_addrs listening;
     bool closing,
         closed; /* closed: done has been said; the memory waits for inbounds that the user still holds */
