@@ -74,7 +74,7 @@ struct hm_transport_sink {
 struct hm_transport_conf {
     const struct hm_identity *identity;
     const struct hm_hello *hello; /* copied; `listening` is filled in by the provider if empty and it listens */
-    const char *listen;           /* tcp: "host:port" (port 0: any); sim: ignored; NULL: dial out only */
+    const char *listen;           /* tcp: "host:port" (port 0: any); sim: "sim:7", or anything: any; NULL: dial out only */
     struct hm_buf_pool *buffers;  /* for what the provider has to buffer */
     struct hm_metrics *metrics;   /* NULL: none */
     unsigned endpoints_max;

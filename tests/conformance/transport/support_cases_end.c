@@ -181,11 +181,13 @@ static void a_stopped_peer_delays_and_is_not_down(void **state)
     struct node *other = node_open(suite, NULL);
     struct puppet puppet = {0};
     struct end *end = puppet_engage(suite, a, &puppet), *at_a, *at_other;
-    suite_let_pass(suite, 500 * HM_MS);
+    unsigned asked = a->verified + a->held_count, verified;
+    do { /* until what was under way has come */
+        verified = a->verified;
+        suite_let_pass(suite, 500 * HM_MS);
+    } while (a->verified != verified);
     assert_int_equal(end->downs, 0); /* deadlines are the caller's */
-    unsigned verified = a->verified, rest = verified;
-    suite_let_pass(suite, 500 * HM_MS);
-    assert_int_equal(a->verified, rest); /* nothing comes from it */
+    assert_true(a->ops_open > 0 && verified < asked);
     /* Others are not disturbed. */
     nodes_connect(a, other, &at_a, &at_other);
     unsigned count = 200;

@@ -110,5 +110,5 @@ int main(void)
         }
         failed += suite_main(&sim_provider, seed);
     }
-    return failed;
+    return failed > 0; /* not the number, which may be 77: skipped */
 }
