@@ -97,6 +97,11 @@ struct hm_loop *hm_sched_loop(const struct hm_sched *sched)
     return sched->loop;
 }
 
+uint32_t hm_sched_tasks(const struct hm_sched *sched)
+{
+    return sched->tasks;
+}
+
 static void on_drained(struct hm_timer *timer)
 {
     struct hm_sched *sched = timer->arg;

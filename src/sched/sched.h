@@ -154,6 +154,7 @@ HM_MUST_CHECK enum hm_status hm_sched_create(const struct hm_sched_conf *conf,
  * left. */
 void hm_sched_destroy(struct hm_sched *sched);
 struct hm_loop *hm_sched_loop(const struct hm_sched *sched);
+uint32_t hm_sched_tasks(const struct hm_sched *sched); /* accepted and not ended, of all pools */
 /* No more submits (HM_ERR_DRAINING); what is queued runs on; done is called once, when nothing is
  * left, never inside this call; the scheduler may be destroyed in it. */
 void hm_sched_drain(struct hm_sched *sched, void (*done)(void *arg), void *arg);

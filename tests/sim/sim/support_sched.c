@@ -196,10 +196,16 @@ static void on_drained(void *arg)
     stage->drained = true;
 }
 
-uint64_t stage_close(struct stage *stage)
+void stage_drain(struct stage *stage)
 {
+    stage->draining = true;
     hm_sched_drain(stage->sched, on_drained, stage);
     assert_false(stage->drained);
+}
+
+uint64_t stage_close(struct stage *stage)
+{
+    if (!stage->draining) stage_drain(stage);
     hm_ns limit = hm_loop_now(stage->loop) + 3600 * HM_S;
     while (!stage->drained) {
         assert_true(hm_world_step(stage->world));

@@ -15,7 +15,7 @@ struct stage { /* one scheduler on the virtual clock */
     struct hm_buf_pool *buffers;
     struct hm_metrics metrics;
     struct hm_sched *sched;
-    bool drained;
+    bool draining, drained;
 };
 /* A task with a number: run writes (number, row) into each of its rows, end checks them. */
 struct job {
@@ -44,6 +44,7 @@ struct bench {
 
 void stage_open(struct stage *stage, uint64_t seed, size_t buffer_bytes,
                 const struct hm_policy *policy);
+void stage_drain(struct stage *stage); /* begins; stage->drained tells the end */
 /* Drains, within a virtual hour, and closes everything.  Gives the hash of the whole trace. */
 uint64_t stage_close(struct stage *stage);
 void stage_run_for(struct stage *stage, hm_ns duration); /* checks the scheduler after each event */

@@ -1,0 +1,146 @@
+/* Refusing at submit what would be late: only on a trained estimate, by a margin, and never so that the
+ * estimate cannot be renewed. */
+#include "support_sched.h"
+
+static struct stage stage;
+static struct bench bench[2];
+static struct job job[400];
+static unsigned next;
+static struct hm_sim_lane_conf cost = {.base_ns = 2 * HM_MS, .row_ns = 100 * HM_US};
+
+static struct hm_lane *begin(void)
+{
+    memset(bench, 0, sizeof bench);
+    memset(job, 0, sizeof job);
+    next = 0;
+    stage_open(&stage, 1, 1 << 20, NULL);
+    struct hm_lane *lane = stage_lane(&stage, &cost);
+    for (unsigned i = 0; i < 2; i++)
+        bench_open(&stage, &bench[i], lane,
+                   (struct hm_pool_conf){.batch_rows_max = 20,
+                                         .priority = i ? HM_PRIORITY_TRAINING : 0,
+                                         .out_row_bytes = 8});
+    return lane;
+}
+
+static enum hm_status submit(struct bench *to, uint32_t rows, hm_ns within)
+{
+    hm_ns deadline = within == HM_NS_NEVER ? HM_NS_NEVER : hm_loop_now(stage.loop) + within;
+    assert_true(next < HM_COUNT_OF(job));
+    enum hm_status status = job_submit(&stage, to, &job[next], next, rows, deadline);
+    if (status == HM_OK) next++;
+    return status;
+}
+
+/* One batch after another, of 10 and of 20 rows. */
+static void train(struct bench *of, unsigned batches)
+{
+    for (unsigned i = 0; i < batches; i++) {
+        assert_ok(submit(of, i % 2 ? 10 : 20, HM_NS_NEVER));
+        stage_run_for(&stage, 10 * HM_MS);
+    }
+}
+
+static void nothing_is_predicted_or_refused_before_the_cost_is_known(void **state)
+{
+    (void)state;
+    begin();
+    assert_int_equal(hm_sched_predict(bench[0].pool, 1), 0);
+    train(&bench[0], 7);
+    assert_int_equal(hm_sched_predict(bench[0].pool, 1), 0);
+    for (unsigned i = 0; i < 50; i++) assert_ok(submit(&bench[0], 20, HM_MS));
+    train(&bench[0], 1);
+    assert_true(hm_sched_predict(bench[0].pool, 1) > 0);
+    stage_close(&stage);
+}
+
+static void a_prediction_is_the_rows_ahead_at_their_measured_cost(void **state)
+{
+    (void)state;
+    begin();
+    train(&bench[0], 40);
+    /* The lane's time is a line of the rows, and so is the model: 2 ms a batch, 100 us a row. */
+    assert_in_range(hm_sched_predict(bench[0].pool, 10), 2990 * HM_US, 3010 * HM_US);
+    assert_in_range(hm_sched_predict(bench[0].pool, 20), 3990 * HM_US, 4010 * HM_US);
+    assert_in_range(hm_sched_predict(bench[0].pool, 50), 10990 * HM_US, 11010 * HM_US);
+    for (unsigned i = 0; i < 3; i++) assert_ok(submit(&bench[0], 20, HM_NS_NEVER));
+    assert_in_range(hm_sched_predict(bench[0].pool, 20), 15950 * HM_US, 16050 * HM_US);
+    stage_run_for(&stage, HM_MS); /* one of them runs: 3 ms of it are left */
+    assert_in_range(hm_sched_predict(bench[0].pool, 20), 14950 * HM_US, 15050 * HM_US);
+    stage_close(&stage);
+}
+
+static void what_would_be_late_by_more_than_the_margin_is_refused(void **state)
+{
+    (void)state;
+    begin();
+    train(&bench[0], 40);
+    for (unsigned i = 0; i < 10; i++) assert_ok(submit(&bench[0], 20, HM_NS_NEVER));
+    /* 44 ms are predicted. */
+    assert_status(submit(&bench[0], 20, 30 * HM_MS), HM_ERR_REFUSED);
+    assert_ok(submit(&bench[0], 20, 36 * HM_MS)); /* within a quarter: it may try */
+    assert_ok(submit(&bench[0], 20, 60 * HM_MS));
+    assert_int_equal(hm_metrics_value(&stage.metrics, "sched.refused"), 1);
+    stage_close(&stage);
+}
+
+static void a_deadline_that_has_passed_is_refused(void **state)
+{
+    (void)state;
+    begin();
+    assert_status(submit(&bench[0], 1, 0), HM_ERR_REFUSED);
+    stage_close(&stage);
+}
+
+static void urgent_rows_do_not_wait_for_less_urgent_ones(void **state)
+{
+    (void)state;
+    begin();
+    train(&bench[0], 10);
+    train(&bench[1], 10);
+    for (unsigned i = 0; i < 10; i++) assert_ok(submit(&bench[1], 20, HM_NS_NEVER));
+    assert_in_range(hm_sched_predict(bench[0].pool, 20), 3900 * HM_US, 4100 * HM_US);
+    assert_in_range(hm_sched_predict(bench[1].pool, 20), 43 * HM_MS, 45 * HM_MS);
+    for (unsigned i = 0; i < 10; i++) assert_ok(submit(&bench[0], 20, HM_NS_NEVER));
+    assert_in_range(hm_sched_predict(bench[1].pool, 20), 82 * HM_MS, 86 * HM_MS);
+    stage_close(&stage);
+}
+
+/* A device that was slow once (another job on it) must not lock a pool out for ever. */
+static void an_idle_pool_is_probed_however_bad_its_estimate(void **state)
+{
+    (void)state;
+    struct hm_lane *lane = begin();
+    struct hm_sim_lane_conf slow = {.base_ns = HM_S};
+    hm_sim_lane_change(lane, &slow);
+    for (unsigned i = 0; i < 10; i++) {
+        assert_ok(submit(&bench[0], 20, HM_NS_NEVER));
+        stage_run_for(&stage, 2 * HM_S);
+    }
+    hm_sim_lane_change(lane, &cost);
+    assert_true(hm_sched_predict(bench[0].pool, 20) > 900 * HM_MS);
+    unsigned tried = 0;
+    for (; tried < 200 && hm_sched_predict(bench[0].pool, 20) > 20 * HM_MS; tried++) {
+        assert_ok(submit(&bench[0], 20, 50 * HM_MS)); /* alone: let in */
+        if (tried == 0) assert_status(submit(&bench[0], 20, 50 * HM_MS), HM_ERR_REFUSED);
+        stage_run_for(&stage, 50 * HM_MS);
+        assert_status(job[next - 1].status, HM_OK);
+    }
+    assert_in_range(tried, 2, 100);
+    assert_ok(submit(&bench[0], 20, 50 * HM_MS));
+    assert_ok(submit(&bench[0], 20, 50 * HM_MS)); /* and now a second one as well */
+    stage_close(&stage);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(nothing_is_predicted_or_refused_before_the_cost_is_known),
+        cmocka_unit_test(a_prediction_is_the_rows_ahead_at_their_measured_cost),
+        cmocka_unit_test(what_would_be_late_by_more_than_the_margin_is_refused),
+        cmocka_unit_test(a_deadline_that_has_passed_is_refused),
+        cmocka_unit_test(urgent_rows_do_not_wait_for_less_urgent_ones),
+        cmocka_unit_test(an_idle_pool_is_probed_however_bad_its_estimate),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
