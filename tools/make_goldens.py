@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Makes tests/parity/goldens/experts.bin: what PyTorch computes, for tests/parity/experts to compare with.
+"""Makes tests/parity/goldens/experts.bin: what PyTorch computes, for tests/parity/experts.
 
     tools/packages.sh goldens && python3 tools/make_goldens.py [FILE]
 
-Needed only to change what is stored; no test runs it.  The values are seeded, but another version of PyTorch may give other
-last bits: the tests allow 1e-4, norm-wise.
+Needed only to change what is stored; no test runs it.  The values are seeded, but another version
+of PyTorch may give other last bits: the tests allow 1e-4, norm-wise.
 
 File, little-endian:  8 bytes "HMGOLD1\\0"; u32 records; for each record
     u16 length of its name, the name (UTF-8), u8 dims, u32 a dim, f32 values in row-major order.
@@ -14,7 +14,7 @@ Records:
     layer_norm|softmax|gelu|cross_entropy / input and output names of the op and of its gradient
     ffn/init/<parameter>              the block before the first step
     ffn/step<t>/x, dy                 inputs of step t = 1 ... STEPS, the same for every optimizer
-    ffn/<run>/step<t>/y, dx           outputs and input gradients of step t, computed before its update
+    ffn/<run>/step<t>/y, dx           outputs and input gradients of step t, before its update
     ffn/<run>/after<t>/<parameter>    parameters after t updates, for t = 1 and t = STEPS
 """
 import re
@@ -26,7 +26,7 @@ import torch
 
 HIDDEN, ROWS, STEPS = 12, 5, 4
 RATE = 1e-2
-# What a run's name means, in PyTorch's words; tests/parity/experts/test_parity.c has the same list in ours.
+# What a run's name means; tests/parity/experts/test_parity.c has the same list in our words.
 RUNS = {
     "sgd": lambda p: torch.optim.SGD(p, lr=RATE),
     "sgd_momentum": lambda p: torch.optim.SGD(p, lr=RATE, momentum=0.9, weight_decay=0.05),
@@ -67,23 +67,26 @@ def ops():
     scale, shift = torch.randn(37).requires_grad_(), torch.randn(37).requires_grad_()
     y = functional.layer_norm(x, (37,), scale, shift, 1e-5)
     gradients = torch.autograd.grad(y, (x, scale, shift), dy)
-    for name, value in zip(("x", "dy", "scale", "shift", "y", "dx", "dscale", "dshift"), (x, dy, scale, shift, y, *gradients)):
+    names = "x", "dy", "scale", "shift", "y", "dx", "dscale", "dshift"
+    for name, value in zip(names, (x, dy, scale, shift, y, *gradients)):
         keep("layer_norm/" + name, value)
 
-    for name, function in ("softmax", lambda x: functional.softmax(x, -1)), ("gelu", functional.gelu):
+    unary = {"softmax": lambda x: functional.softmax(x, -1), "gelu": functional.gelu}
+    for name, function in unary.items():
         y = function(x)
         for part, value in zip(("x", "dy", "y", "dx"), (x, dy, y, *torch.autograd.grad(y, x, dy))):
             keep(f"{name}/{part}", value)
 
     label = torch.randint(37, (3,))
     loss = functional.cross_entropy(x, label)
-    for part, value in zip(("x", "label", "loss", "dx"), (x, label, loss, *torch.autograd.grad(loss, x))):
+    dx = torch.autograd.grad(loss, x)[0]
+    for part, value in zip(("x", "label", "loss", "dx"), (x, label, loss, dx)):
         keep("cross_entropy/" + part, value)
 
 
 def ffn():
     first = Block(HIDDEN)
-    # PyTorch starts layer norms at ones and zeros, with which a mistake in their gradients could hide.
+    # PyTorch starts layer norms at ones and zeros: mistakes in their gradients could hide.
     with torch.no_grad():
         for i in 1, 4:
             first.ffn[i].weight.uniform_(0.5, 1.5)

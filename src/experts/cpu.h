@@ -23,9 +23,9 @@
 #endif
 
 /* Below this many elements the wake-up of a team costs more than the loop. */
-enum { HM_CPU_PARALLEL_MIN = 64 * 1024 };
+enum { HM_CPU_PARALLEL_MIN = 256 * 1024 };
 #define HM_CPU_PRAGMA(text) _Pragma(#text)
-#ifdef _OPENMP
+#if defined(_OPENMP) && !defined(__SANITIZE_THREAD__)
 #define HM_CPU_PARALLEL(elements)                                                                  \
     HM_CPU_PRAGMA(omp parallel for schedule(static) if ((elements) >= HM_CPU_PARALLEL_MIN))
 #else

@@ -9,8 +9,7 @@
 
 enum { COLUMN_BLOCK = 256 }; /* a thread's share of a column sum: 1 KiB of a row */
 
-/* ---- kernels of one row
- * ---------------------------------------------------------------------------------------- */
+/* ---- kernels of one row ---------------------------------------------------------------------- */
 
 static float gelu(float x)
 {
@@ -71,9 +70,7 @@ HM_CPU_CLONES static void column_sums(const float *x, uint32_t rows, size_t colu
     }
 }
 
-/* ---- ops
- * ---------------------------------------------------------------------------------------------------------
- */
+/* ---- ops ------------------------------------------------------------------------------------- */
 
 enum hm_status hm_cpu_linear(struct hm_stream *s, const struct hm_tensor *x,
                              const struct hm_tensor *w, const struct hm_tensor *bias,

@@ -17,8 +17,7 @@ static inline __attribute__((always_inline)) float lanes_sum(const float *lane)
     return (quarter[0] + quarter[2]) + (quarter[1] + quarter[3]);
 }
 
-/* ---- layer norm (Ba, Kiros & Hinton 2016)
- * ------------------------------------------------------------------------- */
+/* ---- layer norm (Ba, Kiros & Hinton 2016) ---------------------------------------------------- */
 
 HM_CPU_CLONES static float row_sum(const float *x, size_t n)
 {
@@ -153,8 +152,7 @@ enum hm_status hm_cpu_layer_norm_grad(struct hm_stream *s, const struct hm_tenso
     return HM_OK;
 }
 
-/* ---- softmax and cross entropy
- * -------------------------------------------------------------------------------------- */
+/* ---- softmax and cross entropy --------------------------------------------------------------- */
 
 static float row_max(const float *x, size_t n)
 {

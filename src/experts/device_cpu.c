@@ -12,9 +12,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#ifdef _OPENMP
 #include <omp.h>
-#endif
 
 struct cpu_device {
     struct hm_device device;
@@ -134,7 +132,6 @@ void hm_device_destroy(struct hm_device *device)
 
 void hm_device_cpu_team(unsigned threads)
 {
-#ifdef _OPENMP
     if (threads == 0) {
         cpu_set_t set; /* of the calling thread; one that does not fit (over 1024 processors) means
                           OpenMP's own count */
@@ -142,7 +139,4 @@ void hm_device_cpu_team(unsigned threads)
                                                               : (unsigned)omp_get_num_procs();
     }
     omp_set_num_threads((int)threads);
-#else
-    (void)threads;
-#endif
 }

@@ -1,6 +1,8 @@
-/* experts/expert.h - an expert: a kind (const code), parameters, optimizer state; no threads, no network.
+/* experts/expert.h - an expert: a kind (const code), parameters, optimizer state; no threads, no
+ * network.
  *
- * Life:    hm_expert_create -> [hm_expert_load] -> forward / backward from one lane thread -> hm_expert_destroy.
+ * Life:    hm_expert_create -> [hm_checkpoint_load] -> forward / backward from one lane thread ->
+ *          hm_expert_destroy.
  * Memory:  parameters, gradients and slots are one device allocation each, made at create. */
 #ifndef HM_EXPERTS_EXPERT_H
 #define HM_EXPERTS_EXPERT_H
@@ -20,7 +22,8 @@ struct hm_expert_conf {
     float momentum;        /* sgd */
     uint64_t seed;         /* of the first parameters: equal seeds and uids give equal experts */
 };
-/* One parameter tensor: a range of the flat parameter array, with the name it has in checkpoints and in PyTorch. */
+/* One parameter tensor: a range of the flat parameter array, with the name it has in checkpoints
+ * and in PyTorch. */
 struct hm_parameter {
     const char *name; /* "ffn.0.weight" */
     struct hm_shape shape;
@@ -31,7 +34,8 @@ struct hm_plan {
     unsigned parameter_count;
     struct hm_parameter parameter[HM_PARAMETERS_MAX];
     size_t parameter_elements;
-    size_t scratch_bytes_per_row; /* forward and backward; the lane's arena holds batch_rows_max times this */
+    /* forward and backward; the lane's arena holds batch_rows_max times this */
+    size_t scratch_bytes_per_row;
 };
 struct hm_exec { /* one batch's surroundings: the lane's */
     struct hm_device *device;
@@ -43,26 +47,32 @@ struct hm_expert_kind {
     HM_MUST_CHECK enum hm_status (*plan)(const struct hm_expert_conf *conf, struct hm_plan *plan);
     void (*init)(const struct hm_plan *plan, uint64_t seed, float *parameters); /* host, f32 */
     /* x, y: rows first.  Writes y (=); keeps nothing. */
-    HM_MUST_CHECK enum hm_status (*forward)(struct hm_exec *exec, const struct hm_plan *plan, const float *parameters,
-                                            const struct hm_tensor *x, struct hm_tensor *y);
-    /* Recomputes forward.  dx is written (=); dparameters is accumulated (+=).  No optimizer step. */
-    HM_MUST_CHECK enum hm_status (*backward)(struct hm_exec *exec, const struct hm_plan *plan, const float *parameters,
-                                             const struct hm_tensor *x, const struct hm_tensor *dy, struct hm_tensor *dx,
+    HM_MUST_CHECK enum hm_status (*forward)(struct hm_exec *exec, const struct hm_plan *plan,
+                                            const float *parameters, const struct hm_tensor *x,
+                                            struct hm_tensor *y);
+    /* Recomputes forward.  dx is written (=); dparameters is accumulated (+=).  No optimizer
+     * step. */
+    HM_MUST_CHECK enum hm_status (*backward)(struct hm_exec *exec, const struct hm_plan *plan,
+                                             const float *parameters, const struct hm_tensor *x,
+                                             const struct hm_tensor *dy, struct hm_tensor *dx,
                                              float *dparameters);
 };
 struct hm_optimizer {
     const char *name;
-    unsigned slot_count;           /* f32 arrays of state, each as long as the parameters */
+    unsigned slot_count;                 /* f32 arrays of state, each as long as the parameters */
     const char *slot_name[HM_SLOTS_MAX]; /* "exp_avg", "exp_avg_sq" */
-    HM_MUST_CHECK enum hm_status (*step)(struct hm_exec *exec, const struct hm_expert_conf *conf, uint64_t step,
-                                         float gradient_scale, size_t count, float *param, const float *grad,
-                                         float *const *slot);
+    HM_MUST_CHECK enum hm_status (*step)(struct hm_exec *exec, const struct hm_expert_conf *conf,
+                                         uint64_t step, float gradient_scale, size_t count,
+                                         float *param, const float *grad, float *const *slot);
 };
-const struct hm_expert_kind *hm_expert_kind_find(const char *name); /* NULL, and an hm_fail line naming the known ones */
-const struct hm_optimizer *hm_optimizer_find(const char *name);     /* likewise */
+/* NULL, and an hm_fail line naming the known ones. */
+const struct hm_expert_kind *hm_expert_kind_find(const char *name);
+const struct hm_optimizer *hm_optimizer_find(const char *name);
 
-/* Plans, allocates and initialises.  HM_ERR_INVALID (with a line) for a conf that makes no sense. */
-HM_MUST_CHECK enum hm_status hm_expert_create(struct hm_device *device, const char *uid, const struct hm_expert_conf *conf,
+/* Plans, allocates and initialises.  HM_ERR_INVALID (with a line) for a conf that makes no
+ * sense. */
+HM_MUST_CHECK enum hm_status hm_expert_create(struct hm_device *device, const char *uid,
+                                              const struct hm_expert_conf *conf,
                                               struct hm_expert **expert);
 void hm_expert_destroy(struct hm_expert *expert);
 const char *hm_expert_uid(const struct hm_expert *expert);
@@ -73,18 +83,22 @@ float *hm_expert_parameters(struct hm_expert *expert);
 float *hm_expert_slot(struct hm_expert *expert, unsigned slot);
 unsigned hm_expert_slot_count(const struct hm_expert *expert);
 const struct hm_optimizer *hm_expert_optimizer(const struct hm_expert *expert);
-void hm_expert_set_step(struct hm_expert *expert, uint64_t step); /* a checkpoint was loaded into the arrays */
+/* A checkpoint was loaded into the arrays. */
+void hm_expert_set_step(struct hm_expert *expert, uint64_t step);
 
 /* y [rows, out] = forward(x [rows, in]).
- * Errors:  where y has a non-finite value, HM_ERR_NUMERIC if x has one (the caller's fault), else HM_ERR_EXPERT_NUMERIC.
+ * Errors:  where y has a non-finite value, HM_ERR_NUMERIC if x has one (the caller's fault), else
+ *          HM_ERR_EXPERT_NUMERIC.
  * Thread:  lane. */
-HM_MUST_CHECK enum hm_status hm_expert_forward(struct hm_expert *expert, struct hm_exec *exec, const struct hm_tensor *x,
-                                               struct hm_tensor *y);
-/* Recomputes forward, writes dx, and makes exactly one optimizer step; on any error nothing has been stepped.
- * Errors:  HM_ERR_NUMERIC if x or dy is not finite (the caller's fault), HM_ERR_EXPERT_NUMERIC if dx or a
- *          gradient is not.
+HM_MUST_CHECK enum hm_status hm_expert_forward(struct hm_expert *expert, struct hm_exec *exec,
+                                               const struct hm_tensor *x, struct hm_tensor *y);
+/* Recomputes forward, writes dx, and makes exactly one optimizer step; on any error nothing has
+ * been stepped.
+ * Errors:  HM_ERR_NUMERIC if x or dy is not finite (the caller's fault), HM_ERR_EXPERT_NUMERIC if
+ *          dx or a gradient is not.
  * Thread:  lane.  Cost: 6 * rows * parameters flops, and one pass over parameters and slots. */
-HM_MUST_CHECK enum hm_status hm_expert_backward(struct hm_expert *expert, struct hm_exec *exec, const struct hm_tensor *x,
+HM_MUST_CHECK enum hm_status hm_expert_backward(struct hm_expert *expert, struct hm_exec *exec,
+                                                const struct hm_tensor *x,
                                                 const struct hm_tensor *dy, struct hm_tensor *dx);
 
 #endif

@@ -1,4 +1,5 @@
-/* tensor/tensor.h - what a tensor is on the wire and in memory: dtype, dims, bytes.  No math here. */
+/* tensor/tensor.h - what a tensor is on the wire and in memory: dtype, dims, bytes.  No math
+ * here. */
 #ifndef HM_TENSOR_TENSOR_H
 #define HM_TENSOR_TENSOR_H
 
@@ -19,7 +20,8 @@ struct hm_tensor {
     struct hm_shape shape; /* dense, row-major */
     struct hm_span data;
 };
-/* What an expert takes or gives: for each tensor its dtype and the shape of one row (without the batch). */
+/* What an expert takes or gives: for each tensor its dtype and the shape of one row (without the
+ * batch). */
 struct hm_schema {
     uint8_t count;
     enum hm_dtype dtype[HM_TENSORS_MAX];
@@ -29,8 +31,8 @@ struct hm_schema {
 size_t hm_dtype_bytes(enum hm_dtype dtype);
 const char *hm_dtype_name(enum hm_dtype dtype); /* "f32" */
 HM_MUST_CHECK enum hm_status hm_dtype_parse(const char *name, enum hm_dtype *dtype);
-/* Elements of a shape; a shape without dims has one.  HM_ERR_TOO_BIG if the product passes 2^48 (also for shapes off the
- * wire, whose dims may be anything). */
+/* Elements of a shape; a shape without dims has one.  HM_ERR_TOO_BIG if the product passes 2^48
+ * (also for shapes off the wire, whose dims may be anything). */
 HM_MUST_CHECK enum hm_status hm_shape_elements(const struct hm_shape *shape, uint64_t *elements);
 /* Bytes of one row of `schema` (all its tensors, in order, unpadded). */
 HM_MUST_CHECK enum hm_status hm_schema_row_bytes(const struct hm_schema *schema, uint64_t *bytes);
@@ -45,9 +47,15 @@ void hm_schema_decode(struct hm_reader *reader, struct hm_schema *schema);
 
 /* A matrix over memory that somebody else owns. */
 struct hm_tensor hm_matrix_f32(float *data, uint32_t rows, uint32_t columns);
-static inline uint32_t hm_rows(const struct hm_tensor *t) { return t->shape.dim[0]; }
+static inline uint32_t hm_rows(const struct hm_tensor *t)
+{
+    return t->shape.dim[0];
+}
 /* Elements of a row: the product of all dims but the first. */
 uint32_t hm_columns(const struct hm_tensor *t);
-static inline float *hm_f32(const struct hm_tensor *t) { return (float *)t->data.base; }
+static inline float *hm_f32(const struct hm_tensor *t)
+{
+    return (float *)t->data.base;
+}
 
 #endif

@@ -1,4 +1,5 @@
-/* The list of op cases: for each op its sizes, a naive reference in double precision, and the device's calls. */
+/* The list of op cases: for each op its sizes, a naive reference in double precision, and the
+ * device's calls. */
 #ifndef HM_SUPPORT_OPS_H
 #define HM_SUPPORT_OPS_H
 

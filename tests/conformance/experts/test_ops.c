@@ -1,12 +1,14 @@
 /* Every op of a device, on every device, in two modes:
  *
  *   test   the device's result against a naive reference in double precision (support_ops.c)
- *   grad   the device's gradient against central finite differences of that reference (so forward and gradient are held to
+ *   grad   the device's gradient against central finite differences of that reference (so forward
+ *   and gradient are held to
  *          the same function)
  *
- * Errors are normalised: sum of squared differences over sum of squared wanted values.  Before an op runs, what it writes is
- * full of NaN and what it accumulates into holds 0.5, so that an op which reads the first or overwrites the second fails.
- * A device that this machine or build lacks is one SKIP with its reason. */
+ * Errors are normalised: sum of squared differences over sum of squared wanted values.  Before an
+ * op runs, what it writes is full of NaN and what it accumulates into holds 0.5, so that an op
+ * which reads the first or overwrites the second fails. A device that this machine or build lacks
+ * is one SKIP with its reason. */
 #include "test.h"
 
 #include "base/assert.h"
@@ -17,7 +19,7 @@
 #include <math.h>
 #include <stdio.h>
 
-/* ---- the devices: a second one is one line ------------------------------------------------------------------------- */
+/* ---- the devices: a second one is one line --------------------------------------------------- */
 
 static const struct {
     const char *name;
@@ -28,7 +30,7 @@ static const struct {
     {"cuda", NULL, "this build has no cuda module"},
 };
 
-/* ---- one run of one case ---------------------------------------------------------------------------------------------- */
+/* ---- one run of one case --------------------------------------------------------------------- */
 
 enum mode { MODE_TEST, MODE_GRAD };
 struct run {
@@ -38,7 +40,8 @@ struct run {
     char name[96];
 };
 
-/* Memory of the device with host values; the one place that a device with memory of its own has to extend. */
+/* Memory of the device with host values; the one place that a device with memory of its own has to
+ * extend. */
 static struct hm_tensor put(struct hm_device *device, const double *value, uint32_t rows,
                             uint32_t columns)
 {
@@ -232,7 +235,8 @@ static void run_case(void **state)
         check_gradients(run);
 }
 
-/* Calls add(run) for every case, mode and device that is there, and once for a device that is not. */
+/* Calls add(run) for every case, mode and device that is there, and once for a device that is
+ * not. */
 static unsigned list_runs(struct run *runs, unsigned runs_max)
 {
     unsigned count = 0;

@@ -1,4 +1,5 @@
-/* Reads stored values.  A file that is missing or damaged fails the test: these values are in the repository. */
+/* Reads stored values.  A file that is missing or damaged fails the test: these values are in the
+ * repository. */
 #include "support_golden.h"
 
 #include "test.h"

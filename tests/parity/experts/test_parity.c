@@ -1,7 +1,8 @@
-/* What PyTorch computed, stored, against what the CPU device and the expert compute: 1e-4, norm-wise.
+/* What PyTorch computed, stored, against what the CPU device and the expert compute: 1e-4,
+ * norm-wise.
  *
- * Updates (parameters minus the first ones) are compared as well, to 1e-3: beside a whole parameter an update is so small
- * that a wrong one could hide. */
+ * Updates (parameters minus the first ones) are compared as well, to 1e-3: beside a whole parameter
+ * an update is so small that a wrong one could hide. */
 #include "test.h"
 
 #include "base/assert.h"
@@ -61,7 +62,7 @@ static void agree_with(const char *op, const char *part, const float *got, size_
     free(wanted);
 }
 
-/* ---- ops -------------------------------------------------------------------------------------------------------------- */
+/* ---- ops ------------------------------------------------------------------------------------- */
 
 static struct hm_tensor op_input(const char *op, const char *part, uint32_t rows, uint32_t columns)
 {
@@ -143,7 +144,7 @@ static void cross_entropy_agrees(void **state)
     free(hm_f32(&x));
 }
 
-/* ---- ffn: several steps of every optimizer ----------------------------------------------------------------------------- */
+/* ---- ffn: several steps of every optimizer --------------------------------------------------- */
 
 static const struct training {
     const char *name; /* tools/make_goldens.py has the same list */

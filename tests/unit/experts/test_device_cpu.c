@@ -1,4 +1,5 @@
-/* What conformance cannot see from one op at a time: memory, ops in place, NaN on its way through, teams, no rows. */
+/* What conformance cannot see from one op at a time: memory, ops in place, NaN on its way through,
+ * teams, no rows. */
 #include "test.h"
 
 #include "base/assert.h"

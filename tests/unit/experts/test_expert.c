@@ -133,7 +133,8 @@ static void equal_seeds_and_uids_give_equal_experts_and_others_do_not(void **sta
     hm_expert_destroy(d);
 }
 
-/* Uniform within +-1/sqrt(fan in): the largest of many is just under the bound, and their mean square is bound^2 / 3. */
+/* Uniform within +-1/sqrt(fan in): the largest of many is just under the bound, and their mean
+ * square is bound^2 / 3. */
 static void first_parameters_are_pytorchs_defaults(void **state)
 {
     (void)state;
@@ -314,7 +315,8 @@ static void a_broken_expert_says_so_and_steps_nothing(void **state)
     assert_int_equal(hm_expert_step(b.expert), 0);
     hm_expert_parameters(b.expert)[0] = 0.0f;
 
-    /* finite dx, overflowing parameter gradients: dy near the largest float, summed over rows for the last bias */
+    /* finite dx, overflowing parameter gradients: dy near the largest float, summed over rows for
+     * the last bias */
     for (int i = 0; i < 5 * HIDDEN; i++) b.dy_data[i] = 0.0f;
     for (int r = 0; r < 5; r++) b.dy_data[r * HIDDEN] = 1e38f;
     size_t count;

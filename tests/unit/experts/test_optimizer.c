@@ -100,7 +100,8 @@ static void adamw_decays_a_parameter_without_gradient(void **state)
     assert_float_equal(param, 1.9f, 1e-6f);
 }
 
-/* 0.9^t passes the smallest normal number at about t = 830; a denormal slot would slow every later step. */
+/* 0.9^t passes the smallest normal number at about t = 830; a denormal slot would slow every later
+ * step. */
 static void moments_without_gradient_end_at_zero_and_never_as_denormals(void **state)
 {
     (void)state;
