@@ -79,8 +79,12 @@ enum hm_status hm_search_create(struct hm_dht *dht, const struct hm_dht_id *keys
         free(search);
         return status;
     }
+    /* Many keys in a small swarm end up asking everybody: then every call should carry as many of
+     * them as it can, instead of coming back for those that had alpha others to wait for. */
+    bool ask_all = count > HM_DHT_K && dht->table.contact_count <= 3 * HM_DHT_K;
+    unsigned alpha = ask_all ? k : HM_DHT_ALPHA;
     for (unsigned i = 0; i < count; i++) {
-        hm_lookup_init(&search->key[i].lookup, &keys[i], k, HM_DHT_ALPHA);
+        hm_lookup_init(&search->key[i].lookup, &keys[i], k, alpha);
         search->key[i].finished = false;
         search->key[i].holders = 0;
         hm_table_looked_up(&dht->table, &keys[i], hm_loop_now(dht->loop));
