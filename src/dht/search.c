@@ -221,6 +221,9 @@ static bool pump(struct hm_search *search)
     for (unsigned i = 0; i < search->key_count; i++) {
         struct search_key *key = &search->key[i];
         if (key->finished) continue;
+#ifndef NDEBUG
+        hm_lookup_check(&key->lookup);
+#endif
         if (!hm_lookup_done(&key->lookup) && key->holders < HM_DHT_HOLDERS_ENOUGH) continue;
         key->finished = true;
         search->unfinished--;

@@ -8,6 +8,29 @@ void swarm_open(struct swarm *swarm, uint64_t seed)
     assert_ok(hm_world_create(seed, &swarm->world));
     swarm->loop = hm_world_loop(swarm->world);
     hm_rng_init(&swarm->rng, seed, 4711);
+    assert_ok(hm_proof_cache_create(1024, &swarm->proofs));
+}
+
+static struct hm_identity *make_identity(unsigned index)
+{
+    uint8_t seed[32] = {(uint8_t)(index + 1), 11};
+    struct hm_identity *identity;
+    assert_ok(hm_identity_create(seed, &identity));
+    return identity;
+}
+
+const struct hm_node_id *swarm_id(unsigned index)
+{
+    static struct hm_node_id id[SWARM_NODES_MAX];
+    static bool known[SWARM_NODES_MAX];
+    assert_true(index < SWARM_NODES_MAX);
+    if (!known[index]) {
+        struct hm_identity *identity = make_identity(index);
+        id[index] = *hm_identity_node(identity);
+        known[index] = true;
+        hm_identity_destroy(identity);
+    }
+    return &id[index];
 }
 
 /* A value that begins with '!' is against the rules of our key space. */
@@ -45,10 +68,9 @@ void swarm_node_open(struct swarm *swarm, unsigned index, bool listens)
     assert_true(index < SWARM_NODES_MAX && !node->dht);
     *node = (struct swarm_node){.swarm = swarm, .index = index};
     if (index >= swarm->node_count) swarm->node_count = index + 1;
-    uint8_t seed[32] = {(uint8_t)(index + 1), 11};
     char listen[32];
     snprintf(listen, sizeof listen, "sim:%u", index + 1);
-    assert_ok(hm_identity_create(seed, &node->identity));
+    node->identity = make_identity(index);
     assert_ok(hm_buf_pool_create((size_t)16 << 20, &node->buffers));
     hm_metrics_init(&node->metrics);
     open_rpc(node, listens ? listen : NULL);
@@ -95,6 +117,7 @@ void swarm_close(struct swarm *swarm)
 {
     for (unsigned i = 0; i < swarm->node_count; i++)
         if (swarm->node[i].dht) swarm_node_close(&swarm->node[i]);
+    hm_proof_cache_destroy(swarm->proofs);
     hm_world_destroy(swarm->world);
 }
 
@@ -148,7 +171,7 @@ void swarm_run(struct swarm *swarm, hm_ns duration)
     while (hm_loop_now(swarm->loop) < until) {
         hm_ns left = until - hm_loop_now(swarm->loop);
         /* A few steps, then one node's turn to be checked. */
-        hm_ns slice = left < 2 * HM_MS ? left : 2 * HM_MS;
+        hm_ns slice = left < 20 * HM_MS ? left : 20 * HM_MS;
         hm_world_run_for(swarm->world, slice);
         if (swarm->node_count == 0) continue;
         check_node(&swarm->node[swarm->check_next++ % swarm->node_count]);
@@ -197,7 +220,7 @@ static void on_found(void *arg, enum hm_status status, const struct hm_found *fo
             const struct hm_record *record = &found[i].record[j];
             assert_true(finding->count < SWARM_FOUND_MAX);
             assert_memory_equal(record->key.byte, found[i].key.byte, sizeof record->key.byte);
-            assert_ok(hm_record_verify(record, NULL));
+            assert_ok(hm_record_verify(record, finding->swarm->proofs));
             struct swarm_found *copy = &finding->found[finding->count++];
             *copy = (struct swarm_found){.key = record->key,
                                          .owner = record->owner,

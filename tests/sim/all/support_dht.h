@@ -31,6 +31,7 @@ struct swarm {
     struct swarm_node node[SWARM_NODES_MAX];
     unsigned node_count; /* ever opened */
     unsigned check_next;
+    struct hm_proof_cache *proofs; /* the tests' own */
     unsigned entries_max, records_max;
 };
 
@@ -41,6 +42,8 @@ void swarm_node_close(struct swarm_node *node);
 void swarm_node_crash(struct swarm_node *node); /* its memory is lost, its key is not */
 /* Starts to join through another node; ends on its own time. */
 void swarm_node_join(struct swarm_node *node, const struct swarm_node *via, bool expect_id);
+/* The id of node number `index`, up or not. */
+const struct hm_node_id *swarm_id(unsigned index);
 /* `count` nodes, all joined through node 0. */
 void swarm_grow(struct swarm *swarm, unsigned count);
 /* Runs the world, checking one node's invariants a step. */

@@ -285,9 +285,8 @@ static void values_against_the_rules_and_unknown_schemas_are_no_replicas(void **
                                .schema = SWARM_SCHEMA + 1,
                                .expires_wall_ns = swarm_wall_in(&swarm, 60 * HM_S)};
     struct swarm_storing storing = {0};
-    assert_ok(hm_dht_store(swarm.node[1].dht, &record, 1,
-                           hm_deadline_after(swarm.loop, 30 * HM_S), swarm_on_stored, &storing,
-                           NULL));
+    assert_ok(hm_dht_store(swarm.node[1].dht, &record, 1, hm_deadline_after(swarm.loop, 30 * HM_S),
+                           swarm_on_stored, &storing, NULL));
     assert_true(hm_world_run_while_not(swarm.world, &storing.done, 40 * HM_S));
     assert_status(storing.status, HM_ERR_UNSUPPORTED);
     assert_int_equal(storing.replicas[0], 0);
@@ -311,13 +310,11 @@ static void a_find_ends_at_its_deadline_and_a_cancelled_one_at_once(void **state
     assert_int_equal(hm_loop_now(swarm.loop) - start, 500 * HM_MS);
     swarm_finding_free(&finding);
     struct swarm_storing storing = {0};
-    struct hm_record record = {.key = key,
-                               .schema = SWARM_SCHEMA,
-                               .expires_wall_ns = swarm_wall_in(&swarm, 60 * HM_S)};
+    struct hm_record record = {
+        .key = key, .schema = SWARM_SCHEMA, .expires_wall_ns = swarm_wall_in(&swarm, 60 * HM_S)};
     struct hm_dht_query *query;
-    assert_ok(hm_dht_store(swarm.node[0].dht, &record, 1,
-                           hm_deadline_after(swarm.loop, 30 * HM_S), swarm_on_stored, &storing,
-                           &query));
+    assert_ok(hm_dht_store(swarm.node[0].dht, &record, 1, hm_deadline_after(swarm.loop, 30 * HM_S),
+                           swarm_on_stored, &storing, &query));
     swarm_run(&swarm, 10 * HM_MS);
     hm_dht_query_cancel(query);
     assert_false(storing.done);
@@ -341,7 +338,8 @@ static void too_many_queries_at_once_are_refused(void **state)
         struct hm_record record = {.key = key,
                                    .schema = SWARM_SCHEMA,
                                    .subkey = "0123456789abcdefghijklmnopqrstuvwxyz0123456789"
-                                             "0123456789abcdefghijklmnopqrstuvwxyz" + i,
+                                             "0123456789abcdefghijklmnopqrstuvwxyz" +
+                                             i,
                                    .subkey_bytes = 10,
                                    .expires_wall_ns = swarm_wall_in(&swarm, 60 * HM_S)};
         assert_status(hm_dht_store(swarm.node[0].dht, &record, 1,
@@ -364,12 +362,10 @@ static void closing_ends_queries_and_leaves_nothing(void **state)
     swarm_grow(&swarm, 6);
     swarm_key("close", 0, &key);
     struct swarm_storing storing = {0};
-    struct hm_record record = {.key = key,
-                               .schema = SWARM_SCHEMA,
-                               .expires_wall_ns = swarm_wall_in(&swarm, 60 * HM_S)};
-    assert_ok(hm_dht_store(swarm.node[3].dht, &record, 1,
-                           hm_deadline_after(swarm.loop, 30 * HM_S), swarm_on_stored, &storing,
-                           NULL));
+    struct hm_record record = {
+        .key = key, .schema = SWARM_SCHEMA, .expires_wall_ns = swarm_wall_in(&swarm, 60 * HM_S)};
+    assert_ok(hm_dht_store(swarm.node[3].dht, &record, 1, hm_deadline_after(swarm.loop, 30 * HM_S),
+                           swarm_on_stored, &storing, NULL));
     hm_world_run_for(swarm.world, 300 * HM_US);
     swarm_node_close(&swarm.node[3]);
     assert_true(storing.done);
