@@ -25,4 +25,12 @@
     } while (0)
 #define assert_ok(expression) assert_status(expression, HM_OK)
 
+/* |got - wanted| <= distance_max; NaN fails (cmocka's assert_float_equal lets it pass). */
+#define assert_near(got, wanted, distance_max)                                                     \
+    do {                                                                                           \
+        double got_ = (got), wanted_ = (wanted);                                                   \
+        if (!(got_ - wanted_ <= (distance_max) && wanted_ - got_ <= (distance_max)))               \
+            fail_msg("%s is %g, not %g", #got, got_, wanted_);                                     \
+    } while (0)
+
 #endif
