@@ -26,7 +26,8 @@ static uint64_t metric(const char *name)
     return hm_metrics_value(&stage.metrics, name);
 }
 
-/* ---- who shares a batch ------------------------------------------------------------------------ */
+/* ---- who shares a batch
+ * ------------------------------------------------------------------------ */
 
 static void rows_of_one_turn_share_a_batch(void **state)
 {
@@ -86,7 +87,8 @@ static void a_batch_takes_no_more_tasks_than_it_has_pieces(void **state)
     stage_close(&stage);
 }
 
-/* ---- splitting --------------------------------------------------------------------------------- */
+/* ---- splitting
+ * --------------------------------------------------------------------------------- */
 
 static void a_task_larger_than_a_batch_is_split_and_comes_back_whole(void **state)
 {
@@ -134,7 +136,8 @@ static void a_split_task_that_fails_drops_the_rows_it_has_not_given(void **state
     stage_close(&stage);
 }
 
-/* ---- how tasks end ----------------------------------------------------------------------------- */
+/* ---- how tasks end
+ * ----------------------------------------------------------------------------- */
 
 static void a_queued_task_ends_at_its_deadline_and_never_runs(void **state)
 {
@@ -257,7 +260,8 @@ static void a_draining_scheduler_takes_nothing_more_and_finishes_what_it_has(voi
     stage_close(&stage);
 }
 
-/* ---- waiting ----------------------------------------------------------------------------------- */
+/* ---- waiting
+ * ----------------------------------------------------------------------------------- */
 
 static void a_batch_that_is_not_full_waits_as_long_as_its_pool_says(void **state)
 {
@@ -341,7 +345,8 @@ static void background_work_is_not_starved_by_a_stream_of_inference(void **state
     stage_close(&stage);
 }
 
-/* ---- memory and lanes -------------------------------------------------------------------------- */
+/* ---- memory and lanes
+ * -------------------------------------------------------------------------- */
 
 static void an_exhausted_buffer_pool_leaves_a_reserve_and_then_waits(void **state)
 {

@@ -1,5 +1,5 @@
-/* Refusing at submit what would be late: only on a trained estimate, by a margin, and never so that the
- * estimate cannot be renewed. */
+/* Refusing at submit what would be late: only on a trained estimate, by a margin, and never so that
+ * the estimate cannot be renewed. */
 #include "support_sched.h"
 
 static struct stage stage;

@@ -1,5 +1,5 @@
-/* The scheduler's promises, on the virtual clock, for many seeds: random pools, lanes, tasks, deadlines,
- * cancels and failures.  Every promise of sched/sched.h is checked after every event. */
+/* The scheduler's promises, on the virtual clock, for many seeds: random pools, lanes, tasks,
+ * deadlines, cancels and failures.  Every promise of sched/sched.h is checked after every event. */
 #include "support_sched.h"
 
 #include "base/rng.h"
@@ -8,7 +8,8 @@
 
 enum { SEEDS = 150, JOBS = 400, BENCHES_MAX = 6, LANES_MAX = 3, WORKLOAD = 77 };
 
-/* ---- the promise about starving, checked where the choice is made ------------------------------ */
+/* ---- the promise about starving, checked where the choice is made
+ * ------------------------------ */
 
 static unsigned choices;
 
@@ -34,7 +35,8 @@ static int watched_pick(const struct hm_pool_view *pools, unsigned count, hm_ns 
 }
 static const struct hm_policy watched = {.name = "watched", .pick = watched_pick};
 
-/* ---- a random run ------------------------------------------------------------------------------ */
+/* ---- a random run
+ * ------------------------------------------------------------------------------ */
 
 struct load {
     struct stage stage;

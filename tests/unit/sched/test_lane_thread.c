@@ -1,4 +1,5 @@
-/* The real lane on the real loop: rows cross to a thread and come back, each its own.  Run it under TSan. */
+/* The real lane on the real loop: rows cross to a thread and come back, each its own.  Run it under
+ * TSan. */
 #include "test.h"
 
 #include "base/assert.h"
