@@ -50,6 +50,10 @@ enum hm_status hm_mixture_create(const struct hm_mixture_conf *conf, struct hm_m
     mixture->conf.name = mixture->grid.name;
     if (mixture->conf.forward_timeout == 0) mixture->conf.forward_timeout = TIMEOUT_STANDARD;
     if (mixture->conf.backward_timeout == 0) mixture->conf.backward_timeout = TIMEOUT_STANDARD;
+    if (mixture->conf.forward_timeout > HM_MOE_TIMEOUT_MAX)
+        mixture->conf.forward_timeout = HM_MOE_TIMEOUT_MAX;
+    if (mixture->conf.backward_timeout > HM_MOE_TIMEOUT_MAX)
+        mixture->conf.backward_timeout = HM_MOE_TIMEOUT_MAX;
     if (mixture->conf.timeout_after_k_min == 0) mixture->conf.timeout_after_k_min = HM_NS_NEVER;
     *out = mixture;
     return HM_OK;
