@@ -1,11 +1,12 @@
 /* api/node.c - a node: identity, loop thread, rpc, DHT, directory, opened in that order and closed in reverse.
  *
- * Everything but the identity and the state lock is the loop thread's; callers hand work over with hm_node_call
+ * Everything but the identity and the state lock is the loop thread's; callers hand work over with hm_node_run
  * and wait.  A failed open takes back exactly what it had opened (close_all looks at what is there). */
 #include "api/node.h"
 
 #include "api/state.h"
 #include "base/rng.h"
+#include "sched/sched.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -51,31 +52,14 @@ char *hm_node_path(const struct hm_node *node, const char *leaf)
 
 /* ---- handing work to the loop ------------------------------------------------------------------- */
 
-static void call_posted(struct hm_post *post)
+enum hm_status hm_node_run(struct hm_node *node, hm_wait_start start, void *arg)
 {
-    struct hm_node_call *call = post->arg;
-    hm_fail_clear();
-    call->run(call);
-}
-
-void hm_node_call_done(struct hm_node_call *call, enum hm_status status)
-{
-    call->status = status;
-    snprintf(call->line, sizeof(call->line), "%s", hm_fail_line());
-    hm_event_set(call->event);
-}
-
-enum hm_status hm_node_call(struct hm_node *node, void (*run)(struct hm_node_call *call), void *arg)
-{
-    struct hm_node_call call = {.run = run, .node = node, .arg = arg};
-    enum hm_status status = hm_event_create(&call.event);
+    struct hm_wait *wait;
+    enum hm_status status = hm_wait_create(&node->bridge, &wait);
     if (status) return status;
-    call.post = (struct hm_post){.cb = call_posted, .arg = &call};
-    hm_loop_post(node->loop, &call.post);
-    hm_event_wait(call.event);
-    hm_event_destroy(call.event);
-    if (call.status && call.line[0]) return hm_fail(call.status, "%s", call.line);
-    return call.status;
+    status = hm_wait_run(wait, start, arg);
+    hm_wait_destroy(wait);
+    return status;
 }
 
 /* ---- open --------------------------------------------------------------------------------------- */
@@ -130,9 +114,9 @@ static enum hm_status open_identity(struct hm_node *node)
     return status;
 }
 
-static void open_on_loop(struct hm_node_call *call)
+static void open_on_loop(struct hm_wait *wait, void *arg)
 {
-    struct hm_node *node = call->node;
+    struct hm_node *node = arg;
     size_t bytes =
         node->options.memory_bytes_max ? node->options.memory_bytes_max : memory_bytes_standard;
     enum hm_status status = hm_buf_pool_create(bytes, &node->buffers);
@@ -167,14 +151,23 @@ static void open_on_loop(struct hm_node_call *call)
     if (status) goto done;
     struct hm_directory_conf directory = {.dht = node->dht, .rpc = node->rpc};
     status = hm_directory_create(&directory, &node->directory);
+    if (status) goto done;
+    struct hm_dispatch_conf dispatch = {
+        .rpc = node->rpc, .directory = node->directory, .priority = HM_PRIORITY_TRAINING};
+    status = hm_dispatch_create(&dispatch, &node->dispatch);
 done:
-    hm_node_call_done(call, status);
+    hm_wait_end(wait, status);
 }
+
+struct join_op {
+    struct hm_node *node;
+    struct hm_wait *wait;
+};
 
 static void joined(void *arg, enum hm_status status)
 {
-    struct hm_node_call *call = arg;
-    const char *line = call->node->options.join;
+    struct join_op *op = arg;
+    const char *line = op->node->options.join;
     if (status == HM_ERR_PEER_DENIED)
         status = hm_fail(status,
                          "the node at %s is not the one that the join line names, or is of another "
@@ -192,50 +185,67 @@ static void joined(void *arg, enum hm_status status)
                          "open? Ask for a fresh "
                          "join line",
                          line, hm_status_text(status));
-    hm_node_call_done(call, status);
+    hm_wait_end(op->wait, status);
 }
 
-static void join_on_loop(struct hm_node_call *call)
+static void join_on_loop(struct hm_wait *wait, void *arg)
 {
-    struct hm_node *node = call->node;
+    struct join_op *op = arg;
+    struct hm_node *node = op->node;
+    op->wait = wait;
     hm_ns deadline =
         hm_deadline_after(node->loop, hm_node_timeout(node->options.join_timeout_ms, 10000));
-    hm_dht_join(node->dht, &node->join.addrs, &node->join.node, deadline, joined, call);
+    hm_dht_join(node->dht, &node->join.addrs, &node->join.node, deadline, joined, op);
 }
 
 /* ---- close -------------------------------------------------------------------------------------- */
 
+struct close_op {
+    struct hm_node *node;
+    struct hm_wait *wait;
+};
+
 static void rpc_closed(void *arg)
 {
-    struct hm_node_call *call = arg;
-    hm_loop_uv_stop(call->node->loop);
-    hm_node_call_done(call, HM_OK);
+    struct close_op *op = arg;
+    hm_loop_uv_stop(op->node->loop);
+    hm_wait_end(op->wait, HM_OK);
 }
 
 static void dht_closed(void *arg)
 {
-    struct hm_node_call *call = arg;
-    struct hm_node *node = call->node;
-    if (node->directory) hm_directory_destroy(node->directory);
-    if (node->rpc)
-        hm_rpc_close(node->rpc, rpc_closed, call);
+    struct close_op *op = arg;
+    if (op->node->directory) hm_directory_destroy(op->node->directory);
+    if (op->node->rpc)
+        hm_rpc_close(op->node->rpc, rpc_closed, op);
     else
-        rpc_closed(call);
+        rpc_closed(op);
 }
 
-static void close_on_loop(struct hm_node_call *call)
+static void dispatch_closed(void *arg)
 {
-    if (call->node->dht)
-        hm_dht_close(call->node->dht, dht_closed, call);
+    struct close_op *op = arg;
+    if (op->node->dht)
+        hm_dht_close(op->node->dht, dht_closed, op);
     else
-        dht_closed(call);
+        dht_closed(op);
+}
+
+static void close_on_loop(struct hm_wait *wait, void *arg)
+{
+    struct close_op *op = arg;
+    op->wait = wait;
+    if (op->node->dispatch)
+        hm_dispatch_close(op->node->dispatch, dispatch_closed, op);
+    else
+        dispatch_closed(op);
 }
 
 void hm_node_close(struct hm_node *node)
 {
     if (!node) return;
     if (node->thread) {
-        enum hm_status status = hm_node_call(node, close_on_loop, NULL);
+        enum hm_status status = hm_node_run(node, close_on_loop, &(struct close_op){.node = node});
         HM_ASSERT(status == HM_OK);
         hm_thread_join(node->thread);
     }
@@ -257,11 +267,14 @@ int hm_node_open(const struct hm_node_options *options, struct hm_node **out)
     enum hm_status status = read_options(node);
     if (!status) status = open_identity(node);
     if (!status) status = hm_loop_uv_create(hm_rng_os_seed(), &node->loop);
-    if (!status)
+    if (!status) {
+        node->bridge = (struct hm_bridge){.loop = node->loop};
         status = hm_thread_start(&(struct hm_place){.name = "hm-loop"}, run_loop, node->loop,
                                  &node->thread);
-    if (!status) status = hm_node_call(node, open_on_loop, NULL);
-    if (!status && options->join) status = hm_node_call(node, join_on_loop, NULL);
+    }
+    if (!status) status = hm_node_run(node, open_on_loop, node);
+    if (!status && options->join)
+        status = hm_node_run(node, join_on_loop, &(struct join_op){.node = node});
     /* The caller's strings need not outlive this call. */
     node->options = (struct hm_node_options){0};
     if (status) {
@@ -275,14 +288,15 @@ int hm_node_open(const struct hm_node_options *options, struct hm_node **out)
 }
 
 struct join_line {
+    struct hm_node *node;
     char *text;
     size_t bytes;
 };
 
-static void join_line_on_loop(struct hm_node_call *call)
+static void join_line_on_loop(struct hm_wait *wait, void *arg)
 {
-    struct hm_node *node = call->node;
-    struct join_line *line = call->arg;
+    struct join_line *line = arg;
+    struct hm_node *node = line->node;
     struct hm_join join = {.node = *hm_identity_node(node->identity)};
     strcpy(join.swarm, node->hello.swarm);
     join.addrs = node->hello.listening; /* advertised */
@@ -290,11 +304,11 @@ static void join_line_on_loop(struct hm_node_call *call)
     if (status == HM_ERR_NOT_FOUND)
         status = hm_fail(status, "this node does not listen, so nobody can join through it");
     if (!status) status = hm_join_format(&join, line->text, line->bytes);
-    hm_node_call_done(call, status);
+    hm_wait_end(wait, status);
 }
 
 int hm_node_join_line(struct hm_node *node, char *line, size_t line_bytes)
 {
-    return hm_node_call(node, join_line_on_loop,
-                        &(struct join_line){.text = line, .bytes = line_bytes});
+    return hm_node_run(node, join_line_on_loop,
+                       &(struct join_line){.node = node, .text = line, .bytes = line_bytes});
 }

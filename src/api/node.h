@@ -6,7 +6,8 @@
 #include "base/metrics.h"
 #include "base/thread.h"
 #include "hivemind.h"
-#include "moe/directory.h"
+#include "moe/bridge.h"
+#include "moe/dispatch.h"
 
 struct hm_node {
     struct hm_node_options options;
@@ -22,24 +23,13 @@ struct hm_node {
     struct hm_rpc *rpc;
     struct hm_dht *dht;
     struct hm_directory *directory;
+    struct hm_dispatch *dispatch; /* this node as a client of experts */
+    struct hm_bridge bridge;
 };
 
-/* Runs `run` on the node's loop and waits until it has called hm_node_call_done, which may be later.
+/* Runs `start` on the node's loop with `arg` and waits for its hm_wait_end; the status' line comes with it.
  * Thread: any but the loop's. */
-struct hm_node_call {
-    void (*run)(struct hm_node_call *call);
-    struct hm_node *node;
-    void *arg;
-    enum hm_status status; /* what done said */
-    /* node.c's */
-    struct hm_post post;
-    struct hm_event *event;
-    char
-        line[HM_ERROR_LINE_BYTES]; /* the loop's hm_fail line, handed over to the caller's thread */
-};
-enum hm_status hm_node_call(struct hm_node *node, void (*run)(struct hm_node_call *call),
-                            void *arg);
-void hm_node_call_done(struct hm_node_call *call, enum hm_status status); /* loop thread */
+enum hm_status hm_node_run(struct hm_node *node, hm_wait_start start, void *arg);
 /* "<state>/<leaf>" (malloc'ed), or NULL for an ephemeral node. */
 char *hm_node_path(const struct hm_node *node, const char *leaf);
 hm_ns hm_node_timeout(int timeout_ms, int standard_ms);
