@@ -107,16 +107,18 @@ void hm_remote_mixture_close(struct hm_remote_mixture *mixture);
 struct hm_tape;
 struct hm_module;          /* a local layer with parameters */
 typedef uint32_t hm_value; /* index of a value on the tape; an op on a failed value fails with it */
-int hm_module_linear(uint32_t in, uint32_t out, uint64_t seed, struct hm_module **module);
-int hm_module_layer_norm(uint32_t columns, struct hm_module **module);
-int hm_module_relu(struct hm_module **module);
+int hm_module_linear(struct hm_node *node, uint32_t in, uint32_t out, uint64_t seed,
+                     struct hm_module **module);
+int hm_module_layer_norm(struct hm_node *node, uint32_t columns, struct hm_module **module);
+int hm_module_relu(struct hm_node *node, struct hm_module **module);
 void hm_module_close(struct hm_module *module);
 
 int hm_tape_open(struct hm_node *node, struct hm_tape **tape);
 hm_value hm_tape_input(struct hm_tape *tape, const struct hm_array *x);
 hm_value hm_tape_apply(struct hm_tape *tape, struct hm_module *module, hm_value x);
 hm_value hm_tape_add(struct hm_tape *tape, hm_value a, hm_value b);
-hm_value hm_tape_remote_expert(struct hm_tape *tape, struct hm_remote_expert *expert, hm_value x);
+hm_value hm_tape_remote_expert(struct hm_tape *tape, struct hm_remote_expert *expert,
+                               int timeout_ms, hm_value x);
 hm_value hm_tape_remote_mixture(struct hm_tape *tape, struct hm_remote_mixture *mixture,
                                 hm_value x);
 /* Mean over rows of -log softmax(logits)[label]. */
@@ -156,6 +158,7 @@ int hm_server_host(struct hm_server *server, const char *pattern,
                    const struct hm_expert_options *options);
 int hm_server_start(struct hm_server *server);                 /* serves and announces */
 int hm_server_drain(struct hm_server *server, int timeout_ms); /* withdraw, finish, save */
+/* Drains if that has not been done; its memory goes with the node's. */
 void hm_server_close(struct hm_server *server);
 
 #ifdef __cplusplus

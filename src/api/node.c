@@ -208,6 +208,7 @@ struct close_op {
 static void rpc_closed(void *arg)
 {
     struct close_op *op = arg;
+    for (struct hm_server *server = op->node->servers; server;) server = hm_server_end(server);
     hm_loop_uv_stop(op->node->loop);
     hm_wait_end(op->wait, HM_OK);
 }
@@ -251,6 +252,7 @@ void hm_node_close(struct hm_node *node)
     }
     if (node->buffers) hm_buf_pool_destroy(node->buffers);
     if (node->loop) hm_loop_uv_destroy(node->loop);
+    if (node->device) hm_device_destroy(node->device);
     if (node->identity) hm_identity_destroy(node->identity);
     hm_state_unlock(node->lock_fd);
     free(node->state_dir);
@@ -266,6 +268,7 @@ int hm_node_open(const struct hm_node_options *options, struct hm_node **out)
     hm_metrics_init(&node->metrics);
     enum hm_status status = read_options(node);
     if (!status) status = open_identity(node);
+    if (!status) status = hm_device_cpu_create(&node->device);
     if (!status) status = hm_loop_uv_create(hm_rng_os_seed(), &node->loop);
     if (!status) {
         node->bridge = (struct hm_bridge){.loop = node->loop};

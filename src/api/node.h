@@ -5,6 +5,7 @@
 #include "base/loop_uv.h"
 #include "base/metrics.h"
 #include "base/thread.h"
+#include "experts/device.h"
 #include "hivemind.h"
 #include "moe/bridge.h"
 #include "moe/dispatch.h"
@@ -25,11 +26,17 @@ struct hm_node {
     struct hm_directory *directory;
     struct hm_dispatch *dispatch; /* this node as a client of experts */
     struct hm_bridge bridge;
+    struct hm_device *device; /* the trainer's local layers run on it */
+    struct hm_server *servers; /* closed ones too: they end with the connections */
 };
 
 /* Runs `start` on the node's loop with `arg` and waits for its hm_wait_end; the status' line comes with it.
  * Thread: any but the loop's. */
 enum hm_status hm_node_run(struct hm_node *node, hm_wait_start start, void *arg);
+/* server.c: after the node's connections are closed, loop thread; returns the next of the node's servers. */
+struct hm_server *hm_server_end(struct hm_server *server);
+struct hm_expert_server;
+struct hm_expert_server *hm_server_inner(struct hm_server *server);
 /* "<state>/<leaf>" (malloc'ed), or NULL for an ephemeral node. */
 char *hm_node_path(const struct hm_node *node, const char *leaf);
 hm_ns hm_node_timeout(int timeout_ms, int standard_ms);
