@@ -26,7 +26,7 @@ struct hm_node {
     struct hm_directory *directory;
     struct hm_dispatch *dispatch; /* this node as a client of experts */
     struct hm_bridge bridge;
-    struct hm_device *device; /* the trainer's local layers run on it */
+    struct hm_device *device;  /* the trainer's local layers run on it */
     struct hm_server *servers; /* closed ones too: they end with the connections */
 };
 

@@ -59,9 +59,9 @@ static void forward_on_loop(struct hm_wait *wait, void *arg)
     struct hm_node *node = op->expert->node;
     op->wait = wait;
     op->op.arg = op;
-    enum hm_status status = hm_moe_expert_forward(
-        node->dispatch, &op->op, &op->expert->uid, &op->x, &op->out,
-        hm_deadline_after(node->loop, op->timeout), expert_ended);
+    enum hm_status status =
+        hm_moe_expert_forward(node->dispatch, &op->op, &op->expert->uid, &op->x, &op->out,
+                              hm_deadline_after(node->loop, op->timeout), expert_ended);
     if (status) hm_wait_end(wait, status);
 }
 
@@ -71,9 +71,9 @@ static void backward_on_loop(struct hm_wait *wait, void *arg)
     struct hm_node *node = op->expert->node;
     op->wait = wait;
     op->op.arg = op;
-    enum hm_status status = hm_moe_expert_backward(
-        node->dispatch, &op->op, &op->expert->uid, &op->x, &op->dy, &op->out,
-        hm_deadline_after(node->loop, op->timeout), expert_ended);
+    enum hm_status status =
+        hm_moe_expert_backward(node->dispatch, &op->op, &op->expert->uid, &op->x, &op->dy, &op->out,
+                               hm_deadline_after(node->loop, op->timeout), expert_ended);
     if (status) hm_wait_end(wait, status);
 }
 
@@ -141,7 +141,10 @@ int hm_remote_expert_backward(struct hm_remote_expert *expert, const struct hm_a
     return status ? status : hm_node_run(expert->node, backward_on_loop, &op);
 }
 
-void hm_remote_expert_put(struct hm_remote_expert *expert) { free(expert); }
+void hm_remote_expert_put(struct hm_remote_expert *expert)
+{
+    free(expert);
+}
 
 /* ---- mixture ------------------------------------------------------------------------------------ */
 
@@ -164,8 +167,7 @@ int hm_remote_mixture_open(struct hm_node *node, const struct hm_remote_mixture_
         .k_min = options->k_min ? options->k_min : 1,
         .backward_k_min = options->backward_k_min,
         .forward_timeout = hm_node_timeout(options->forward_timeout_ms, CALL_TIMEOUT_STANDARD_MS),
-        .backward_timeout =
-            hm_node_timeout(options->backward_timeout_ms, CALL_TIMEOUT_STANDARD_MS),
+        .backward_timeout = hm_node_timeout(options->backward_timeout_ms, CALL_TIMEOUT_STANDARD_MS),
         .timeout_after_k_min =
             hm_node_timeout(options->timeout_after_k_min_ms, AFTER_K_MIN_STANDARD_MS)};
     memcpy(conf.grid, options->grid, sizeof(conf.grid));
@@ -174,9 +176,9 @@ int hm_remote_mixture_open(struct hm_node *node, const struct hm_remote_mixture_
     struct hm_device *device = node->device;
     status = device->ops->stream_create(device, &mixture->stream);
     if (status) goto err_mixture;
-    status = hm_layer_linear_create(device, options->hidden,
-                                    hm_mixture_gate_columns(mixture->mixture), options->seed,
-                                    &mixture->gate);
+    status =
+        hm_layer_linear_create(device, options->hidden, hm_mixture_gate_columns(mixture->mixture),
+                               options->seed, &mixture->gate);
     if (status) goto err_stream;
     *out = mixture;
     return HM_OK;
@@ -252,7 +254,7 @@ int hm_remote_mixture_choose(struct hm_remote_mixture *mixture, const struct hm_
     struct hm_tensor bias =
         hm_matrix_f32(mixture->gate->parameter + (size_t)columns * hidden, 1, columns);
     status = mixture->node->device->ops->linear(mixture->stream, &flat, &w, &bias, HM_ACT_NONE,
-                                          &op.logits);
+                                                &op.logits);
     if (!status) status = mixture->node->device->ops->sync(mixture->stream);
     if (status) goto free_logits;
     hm_mixture_op_init(mixture->mixture, &op.op);

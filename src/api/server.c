@@ -1,6 +1,6 @@
 /* api/server.c - hm_server: the expert server of src/server, bound to a node and blocking. */
-#include "api/node.h"
 #include "server/server.h"
+#include "api/node.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -73,10 +73,11 @@ int hm_server_open(struct hm_node *node, const struct hm_server_options *options
         .queue_rows_max = options->queue_rows_max ? options->queue_rows_max : 65536,
         .calls_max = CALLS_MAX,
         .experts_max = EXPERTS_MAX,
-        .save_interval = (hm_ns)(options->save_interval_ms > 0 ? options->save_interval_ms : 0) *
-                         HM_MS,
+        .save_interval =
+            (hm_ns)(options->save_interval_ms > 0 ? options->save_interval_ms : 0) * HM_MS,
     };
-    status = hm_node_run(node, create_on_loop, &(struct server_op){.server = server, .conf = &conf});
+    status =
+        hm_node_run(node, create_on_loop, &(struct server_op){.server = server, .conf = &conf});
     if (status) goto failed;
     free(topo);
     free(plan);
@@ -128,7 +129,8 @@ int hm_server_start(struct hm_server *server)
 {
     if (server->started) return hm_fail(HM_ERR_INVALID, "this server has been started before");
     if (hm_expert_server_expert_count(server->server) == 0)
-        return hm_fail(HM_ERR_INVALID, "a server without experts has nothing to serve; host some first");
+        return hm_fail(HM_ERR_INVALID,
+                       "a server without experts has nothing to serve; host some first");
     server->started = true;
     return hm_node_run(server->node, start_on_loop, &(struct server_op){.server = server});
 }
@@ -146,9 +148,9 @@ int hm_server_drain(struct hm_server *server, int timeout_ms)
     if (!server->started || server->drained)
         return hm_fail(HM_ERR_INVALID, "only a server that runs can be drained");
     server->drained = true;
-    return hm_node_run(server->node, drain_on_loop,
-                       &(struct server_op){.server = server,
-                                           .timeout = hm_node_timeout(timeout_ms, 10000)});
+    return hm_node_run(
+        server->node, drain_on_loop,
+        &(struct server_op){.server = server, .timeout = hm_node_timeout(timeout_ms, 10000)});
 }
 
 void hm_server_close(struct hm_server *server)
@@ -167,4 +169,7 @@ struct hm_server *hm_server_end(struct hm_server *server)
     return next;
 }
 
-struct hm_expert_server *hm_server_inner(struct hm_server *server) { return server->server; }
+struct hm_expert_server *hm_server_inner(struct hm_server *server)
+{
+    return server->server;
+}

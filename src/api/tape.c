@@ -2,9 +2,9 @@
  *
  * A tape remembers the layers that its ops have touched (modules and mixtures' gates); hm_tape_step makes one optimizer
  * for each set of layers that it meets for the first time, so that the moments belong to the layers. */
+#include "moe/tape.h"
 #include "api/remote.h"
 #include "moe/local_optimizer.h"
-#include "moe/tape.h"
 
 #include <stdlib.h>
 
@@ -43,11 +43,13 @@ static int module_finish(enum hm_status status, struct hm_module *module, struct
     return status;
 }
 
-int hm_module_linear(struct hm_node *node, uint32_t in, uint32_t out, uint64_t seed, struct hm_module **module)
+int hm_module_linear(struct hm_node *node, uint32_t in, uint32_t out, uint64_t seed,
+                     struct hm_module **module)
 {
     struct hm_module *made = calloc(1, sizeof(*made));
     if (!made) return HM_ERR_NO_MEMORY;
-    return module_finish(hm_layer_linear_create(node->device, in, out, seed, &made->layer), made, module);
+    return module_finish(hm_layer_linear_create(node->device, in, out, seed, &made->layer), made,
+                         module);
 }
 
 int hm_module_layer_norm(struct hm_node *node, uint32_t columns, struct hm_module **module)
@@ -61,7 +63,8 @@ int hm_module_relu(struct hm_node *node, struct hm_module **module)
 {
     struct hm_module *made = calloc(1, sizeof(*made));
     if (!made) return HM_ERR_NO_MEMORY;
-    return module_finish(hm_layer_activation_create(node->device, HM_ACT_RELU, &made->layer), made, module);
+    return module_finish(hm_layer_activation_create(node->device, HM_ACT_RELU, &made->layer), made,
+                         module);
 }
 
 void hm_module_close(struct hm_module *module)
@@ -101,7 +104,8 @@ void hm_tape_reset(struct hm_tape *tape)
 void hm_tape_close(struct hm_tape *tape)
 {
     if (!tape) return;
-    for (unsigned i = 0; i < tape->trained_count; i++) hm_local_optimizer_destroy(tape->trained[i].optimizer);
+    for (unsigned i = 0; i < tape->trained_count; i++)
+        hm_local_optimizer_destroy(tape->trained[i].optimizer);
     hm_moe_tape_destroy(tape->tape);
     free(tape);
 }
@@ -117,7 +121,8 @@ static enum hm_status use(struct hm_tape *tape, struct hm_layer *layer)
     if (tape->trained_count == LAYERS_MAX)
         return hm_fail(HM_ERR_TOO_BIG, "a tape trains at most %d local layers", LAYERS_MAX);
     struct trained *trained = &tape->trained[tape->trained_count];
-    struct hm_local_optimizer_conf conf = {.device = tape->node->device, .name = "adam", .rate = 1e-3f};
+    struct hm_local_optimizer_conf conf = {
+        .device = tape->node->device, .name = "adam", .rate = 1e-3f};
     enum hm_status status = hm_local_optimizer_create(&conf, &layer, 1, &trained->optimizer);
     if (status) return status;
     trained->layer = layer;
@@ -141,11 +146,16 @@ hm_value hm_tape_apply(struct hm_tape *tape, struct hm_module *module, hm_value 
     return hm_moe_tape_layer(tape->tape, module->layer, x);
 }
 
-hm_value hm_tape_add(struct hm_tape *tape, hm_value a, hm_value b) { return hm_moe_tape_add(tape->tape, a, b); }
-
-hm_value hm_tape_remote_expert(struct hm_tape *tape, struct hm_remote_expert *expert, int timeout_ms, hm_value x)
+hm_value hm_tape_add(struct hm_tape *tape, hm_value a, hm_value b)
 {
-    return hm_moe_tape_expert(tape->tape, tape->node->dispatch, &expert->uid, hm_node_timeout(timeout_ms, 5000), x);
+    return hm_moe_tape_add(tape->tape, a, b);
+}
+
+hm_value hm_tape_remote_expert(struct hm_tape *tape, struct hm_remote_expert *expert,
+                               int timeout_ms, hm_value x)
+{
+    return hm_moe_tape_expert(tape->tape, tape->node->dispatch, &expert->uid,
+                              hm_node_timeout(timeout_ms, 5000), x);
 }
 
 hm_value hm_tape_remote_mixture(struct hm_tape *tape, struct hm_remote_mixture *mixture, hm_value x)
@@ -155,8 +165,9 @@ hm_value hm_tape_remote_mixture(struct hm_tape *tape, struct hm_remote_mixture *
     hm_value mixed = hm_moe_tape_mixture(tape->tape, mixture->mixture, mixture->gate, x);
     if (mixture->balance > 0 && mixed != HM_MOE_VALUE_NONE) {
         if (tape->balanced_count == BALANCED_MAX)
-            return hm_moe_tape_fail(tape->tape, hm_fail(HM_ERR_TOO_BIG, "a pass balances at most %d mixtures",
-                                                        BALANCED_MAX));
+            return hm_moe_tape_fail(
+                tape->tape,
+                hm_fail(HM_ERR_TOO_BIG, "a pass balances at most %d mixtures", BALANCED_MAX));
         tape->balanced[tape->balanced_count].value = mixed;
         tape->balanced[tape->balanced_count++].weight = mixture->balance;
     }
