@@ -78,6 +78,8 @@ struct hm_expert_server {
     struct hm_link calls_free, calls_busy;
     struct hm_method methods[3];
     bool started, draining;
+    unsigned restored_count;
+    uint64_t restored_step; /* the newest */
     /* announce.c */
     struct hm_timer announce_timer;
     uint64_t announce_count;

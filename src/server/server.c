@@ -120,6 +120,9 @@ static enum hm_status restore(struct hm_hosted *hosted)
     free(window);
     if (status) return status;
     hosted->step = hosted->saved_step = hm_expert_step(hosted->expert);
+    struct hm_expert_server *server = hosted->server;
+    server->restored_count++;
+    if (hosted->step > server->restored_step) server->restored_step = hosted->step;
     return HM_OK;
 }
 
@@ -342,4 +345,12 @@ unsigned hm_expert_server_expert_count(const struct hm_expert_server *server)
 uint64_t hm_expert_server_saved_count(const struct hm_expert_server *server)
 {
     return server->saved_count;
+}
+unsigned hm_expert_server_restored_count(const struct hm_expert_server *server)
+{
+    return server->restored_count;
+}
+uint64_t hm_expert_server_restored_step(const struct hm_expert_server *server)
+{
+    return server->restored_step;
 }

@@ -54,6 +54,8 @@ void hm_expert_server_drain(struct hm_expert_server *server, hm_ns deadline,
 /* After drain, and after rpc has closed, so that no request can come any more. */
 void hm_expert_server_destroy(struct hm_expert_server *server);
 
+unsigned hm_expert_server_restored_count(const struct hm_expert_server *server);
+uint64_t hm_expert_server_restored_step(const struct hm_expert_server *server); /* the newest */
 unsigned hm_expert_server_expert_count(const struct hm_expert_server *server);
 uint64_t
 hm_expert_server_saved_count(const struct hm_expert_server *server); /* checkpoints written */

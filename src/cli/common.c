@@ -1,0 +1,129 @@
+/* cli/common.c - errors, options and nodes, the same for every command. */
+#include "cli/cli.h"
+
+#include "base/log.h"
+
+#include <stdio.h>
+#include <string.h>
+
+int cli_fail(int code, enum hm_status status)
+{
+    const char *line = hm_fail_line();
+    fprintf(stderr, "hivemind: %s\n", line[0] ? line : hm_status_text(status));
+    return code;
+}
+
+int cli_parse(struct hm_options *options, const char *usage, int argc, char **argv)
+{
+    enum hm_status status = hm_options_parse(options, argc, argv);
+    if (options->help) {
+        fputs(usage, stdout);
+        hm_options_help(options, stdout);
+        return CLI_OK;
+    }
+    if (status) return cli_fail(CLI_USAGE, status);
+    if (options->positional_count > 0) {
+        fprintf(stderr, "hivemind: what is '%s'? Options start with --; see hivemind %s --help\n",
+                options->positional[0], argv[0]);
+        return CLI_USAGE;
+    }
+    return CLI_GO_ON;
+}
+
+#define COMMON_ROWS                                                                                \
+    {"join",                                                                                       \
+     HM_OPTION_STRING,                                                                             \
+     NULL,                                                                                         \
+     "hm://…",                                                                                     \
+     "the swarm to join: a line that another node printed",                                        \
+     offsetof(struct cli_node_conf, join),                                                         \
+     0,                                                                                            \
+     0},                                                                                           \
+        {"join-timeout",                                                                           \
+         HM_OPTION_DURATION,                                                                       \
+         "10s",                                                                                    \
+         "TIME",                                                                                   \
+         "give up when nobody has answered by then",                                               \
+         offsetof(struct cli_node_conf, join_timeout),                                             \
+         0.01,                                                                                     \
+         3600},                                                                                    \
+        {"state",                                                                                  \
+         HM_OPTION_STRING,                                                                         \
+         NULL,                                                                                     \
+         "DIR",                                                                                    \
+         "folder of this node's key and checkpoints; none: a fresh identity",                      \
+         offsetof(struct cli_node_conf, state),                                                    \
+         0,                                                                                        \
+         0},                                                                                       \
+        {"memory",                                                                                 \
+         HM_OPTION_BYTES,                                                                          \
+         "2G",                                                                                     \
+         "BYTES",                                                                                  \
+         "bound on buffers for messages and batches",                                              \
+         offsetof(struct cli_node_conf, memory_bytes),                                             \
+         16 << 20,                                                                                 \
+         1e15},                                                                                    \
+    {                                                                                              \
+        "log", HM_OPTION_STRING, "warn", "LEVEL", "error, warn, info or debug, on stderr",         \
+            offsetof(struct cli_node_conf, log), 0, 0                                              \
+    }
+
+const struct hm_option cli_join_options[] = {COMMON_ROWS};
+const unsigned cli_join_option_count = HM_COUNT_OF(cli_join_options);
+const struct hm_option cli_host_options[] = {
+    {"new-swarm", HM_OPTION_BOOL, "false", NULL, "start a swarm instead of joining one",
+     offsetof(struct cli_node_conf, new_swarm), 0, 0},
+    COMMON_ROWS,
+    {"listen", HM_OPTION_STRING, "0.0.0.0:0", "HOST:PORT",
+     "where others reach this node; port 0: any free one", offsetof(struct cli_node_conf, listen),
+     0, 0},
+    {"advertise", HM_OPTION_STRING, NULL, "HOST:PORT",
+     "the address to tell others, where it is not --listen's",
+     offsetof(struct cli_node_conf, advertise), 0, 0},
+    {"swarm", HM_OPTION_STRING, NULL, "NAME",
+     "public name of a new swarm; nodes of another one are refused",
+     offsetof(struct cli_node_conf, swarm), 0, 0},
+};
+const unsigned cli_host_option_count = HM_COUNT_OF(cli_host_options);
+
+/* What can be told from the options alone is a usage error, said before anything is opened. */
+static enum hm_status check(const struct cli_node_conf *conf, bool hosts)
+{
+    struct hm_join join;
+    char host[HM_ADDR_BYTES_MAX];
+    uint16_t port;
+    enum hm_log_level level;
+    enum hm_status status = hm_log_level_parse(conf->log, &level);
+    if (status)
+        return hm_fail(HM_ERR_INVALID, "--log is '%s'; it can be error, warn, info or debug",
+                       conf->log);
+    hm_log_set_level(level);
+    if (hosts && conf->new_swarm && conf->join)
+        return hm_fail(HM_ERR_INVALID, "give --new-swarm or --join, not both");
+    if (hosts && !conf->new_swarm && !conf->join)
+        return hm_fail(HM_ERR_INVALID,
+                       "give --join hm://… (a line that another node printed), or --new-swarm");
+    if (!hosts && !conf->join)
+        return hm_fail(HM_ERR_INVALID,
+                       "give --join hm://…: the line that a node of the swarm printed");
+    if (conf->join) status = hm_join_parse(conf->join, &join);
+    if (!status && hosts) status = hm_host_port_parse(conf->listen, -1, host, sizeof(host), &port);
+    if (!status && conf->advertise)
+        status = hm_host_port_parse(conf->advertise, -1, host, sizeof(host), &port);
+    return status;
+}
+
+int cli_node_open(const struct cli_node_conf *conf, bool hosts, struct hm_node **node)
+{
+    enum hm_status status = check(conf, hosts);
+    if (status) return cli_fail(CLI_USAGE, status);
+    struct hm_node_options options = {.state_dir = conf->state,
+                                      .join = conf->join,
+                                      .listen = hosts ? conf->listen : NULL,
+                                      .advertise = conf->advertise,
+                                      .swarm = conf->swarm,
+                                      .memory_bytes_max = conf->memory_bytes,
+                                      .join_timeout_ms = (int)(conf->join_timeout / HM_MS)};
+    status = hm_node_open(&options, node);
+    return status ? cli_fail(CLI_FAILED, status) : CLI_GO_ON;
+}
