@@ -1,0 +1,348 @@
+/* cli/cmd_train.c - hivemind train: a classifier on a data file, its mixtures in the swarm.
+ *
+ * A step that fails (fewer than k_min experts answered some row) is tried again with the same rows; only many in a row
+ * end the training.  SIGINT ends it after the step, with the result so far. */
+#include "api/swarm.h"
+#include "base/rng.h"
+#include "cli/cli.h"
+#include "cli/model.h"
+#include "moe/dataset.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char usage[] =
+    "hivemind train - train a classifier whose mixture-of-experts layers live in the swarm.\n"
+    "\n"
+    "  hivemind train --join hm://... --experts 'ffn.[0:4].[0:4]' --hidden 64 --data "
+    "data/digits.csv.gz\n"
+    "\n"
+    "The data file is comma-separated (.csv or .csv.gz): features, then an integer label.  A "
+    "seeded fifth of the rows is\n"
+    "kept for testing.  The model is linear, then --layers times (mixture of remote experts + "
+    "residual, layer norm), then\n"
+    "linear.  --hidden must be what the servers' experts have.\n";
+
+struct train_conf {
+    const char *data, *experts, *events;
+    uint32_t hidden, layers, k_best, k_min, backward_k_min, batch, failures_max;
+    uint64_t steps, seed;
+    float rate, balance, train_fraction;
+    hm_ns timeout, timeout_after_k_min;
+    bool json;
+};
+#define AT(member) offsetof(struct train_conf, member)
+static const struct hm_option train_options[] = {
+    {"data", HM_OPTION_STRING, NULL, "FILE", "rows to learn from", AT(data), 0, 0},
+    {"experts", HM_OPTION_STRING, "ffn.[0:4].[0:4]", "GRID",
+     "the grid to choose from, as name.[0:a].[0:b]", AT(experts), 0, 0},
+    {"hidden", HM_OPTION_U32, "64", "COLUMNS", "features of a row between the layers: the experts'",
+     AT(hidden), 1, 65536},
+    {"layers", HM_OPTION_U32, "2", "COUNT", "mixture layers", AT(layers), 1, MODEL_LAYERS_MAX},
+    {"k-best", HM_OPTION_U32, "4", "COUNT", "experts that each row goes to", AT(k_best), 1, 64},
+    {"k-min", HM_OPTION_U32, "1", "COUNT", "that must answer each row", AT(k_min), 1, 64},
+    {"backward-k-min", HM_OPTION_U32, "0", "COUNT", "that must answer each row's gradient",
+     AT(backward_k_min), 0, 64},
+    {"steps", HM_OPTION_U64, "400", "COUNT", "optimizer steps", AT(steps), 1, 1e12},
+    {"batch", HM_OPTION_U32, "64", "ROWS", "rows a step", AT(batch), 1, 65536},
+    {"rate", HM_OPTION_F32, "0.003", "RATE",
+     "learning rate of the local layers, falling to a tenth", AT(rate), 1e-9, 100},
+    {"balance", HM_OPTION_F32, "0.01", "WEIGHT", "of the load-balancing loss", AT(balance), 0, 100},
+    {"seed", HM_OPTION_U64, "0", "SEED", "of the split, the order of rows and the local layers",
+     AT(seed), 0, 0},
+    {"train-fraction", HM_OPTION_F32, "0.8", "PART", "of the rows that is trained on",
+     AT(train_fraction), 0.01, 0.99},
+    {"timeout", HM_OPTION_DURATION, "5s", "TIME", "for a mixture's forward or backward",
+     AT(timeout), 0.01, 600},
+    {"timeout-after-k-min", HM_OPTION_DURATION, "500ms", "TIME",
+     "wait for the rest once k-min have answered", AT(timeout_after_k_min), 0.001, 600},
+    {"failures-max", HM_OPTION_U32, "20", "COUNT", "give up after so many failed steps in a row",
+     AT(failures_max), 1, 1e6},
+    {"events", HM_OPTION_STRING, NULL, "FILE", "write a line of JSON a step into a new file",
+     AT(events), 0, 0},
+    {"json", HM_OPTION_BOOL, "false", NULL, "the result as one line of JSON", AT(json), 0, 0},
+};
+
+struct training {
+    const struct train_conf *conf;
+    struct hm_node *node;
+    struct cli_stop *stop;
+    struct hm_dataset data;
+    struct model model;
+    FILE *events;
+    uint32_t *order; /* training rows, shuffled anew every time they have all been used */
+    uint32_t order_at;
+    struct hm_rng rng;
+    float *x;
+    int64_t *label;
+    uint64_t step, rows, steps_failed;
+    float loss, accuracy;
+    unsigned experts_alive;
+    hm_ns looked, started;
+};
+
+/* ---- set-up ------------------------------------------------------------------------------------- */
+
+/* "ffn.[0:4].[0:4]" -> name and sizes; a trainer's grid starts at 0 in every dimension. */
+static enum hm_status parse_grid(const char *pattern, char name[HM_UID_BYTES],
+                                 struct hm_remote_mixture_options *mixture)
+{
+    struct hm_uid *uids;
+    unsigned count;
+    enum hm_status status = hm_uid_expand(pattern, 1 << 20, &uids, &count);
+    if (status) return status;
+    uint64_t cells = 1;
+    mixture->grid_dims = uids[0].dim_count;
+    memcpy(name, uids[0].text, uids[0].name_bytes);
+    name[uids[0].name_bytes] = 0;
+    for (unsigned i = 0; i < mixture->grid_dims; i++) {
+        mixture->grid[i] = uids[count - 1].coordinate[i] + 1;
+        cells *= mixture->grid[i];
+    }
+    free(uids);
+    if (cells != count)
+        return hm_fail(
+            HM_ERR_INVALID,
+            "--experts is '%s'; a trainer's grid starts at 0 everywhere: name.[0:a].[0:b]",
+            pattern);
+    mixture->name = name;
+    return HM_OK;
+}
+
+static enum hm_status open_events(struct training *t)
+{
+    if (!t->conf->events) return HM_OK;
+    t->events = fopen(t->conf->events, "wx"); /* x: nothing is overwritten */
+    if (!t->events)
+        return hm_fail(
+            HM_ERR_STORAGE,
+            "cannot make the new file %s (%m); name one that does not exist with --events",
+            t->conf->events);
+    setvbuf(t->events, NULL, _IOLBF, 0);
+    return HM_OK;
+}
+
+static enum hm_status training_alloc(struct training *t)
+{
+    const struct hm_dataset *data = &t->data;
+    uint32_t rows = t->conf->batch > data->row_count ? t->conf->batch : data->row_count;
+    t->order = malloc(data->train_count * sizeof(*t->order));
+    t->x = malloc((size_t)rows * data->columns * sizeof(*t->x));
+    t->label = malloc(rows * sizeof(*t->label));
+    if (!t->order || !t->x || !t->label) return HM_ERR_NO_MEMORY;
+    for (uint32_t i = 0; i < data->train_count; i++) t->order[i] = i;
+    t->order_at = data->train_count;
+    hm_rng_init(&t->rng, t->conf->seed, 1);
+    return HM_OK;
+}
+
+/* ---- steps -------------------------------------------------------------------------------------- */
+
+static void next_batch(struct training *t)
+{
+    size_t columns = t->data.columns;
+    for (uint32_t i = 0; i < t->conf->batch; i++) {
+        if (t->order_at == t->data.train_count) {
+            hm_rng_shuffle(&t->rng, t->order, t->data.train_count);
+            t->order_at = 0;
+        }
+        uint32_t row = t->order[t->order_at++];
+        memcpy(t->x + i * columns, t->data.feature + row * columns, columns * sizeof(float));
+        t->label[i] = t->data.label[row];
+    }
+}
+
+/* Accuracy on the rows kept for testing; tried again while a server has just died. */
+static enum hm_status evaluate(struct training *t)
+{
+    uint32_t first = t->data.train_count, count = t->data.row_count - first;
+    enum hm_status status = HM_OK;
+    for (unsigned try = 0; try < 3; try++) {
+        struct model_step step;
+        status = model_run(&t->model, t->data.feature + (size_t)first * t->data.columns,
+                           t->data.label + first, count, 0, &step);
+        if (status) continue;
+        t->accuracy = (float)step.right / (float)count;
+        return HM_OK;
+    }
+    return status;
+}
+
+static void look_around(struct training *t)
+{
+    hm_ns now = cli_now();
+    if (t->looked && now - t->looked < HM_S) return;
+    t->looked = now;
+    struct hm_swarm swarm;
+    if (!hm_swarm_look(t->node, 500 * HM_MS, &swarm)) {
+        t->experts_alive = 0;
+        for (unsigned i = 0; i < swarm.expert_count; i++)
+            for (unsigned j = 0; j < swarm.server_count; j++)
+                t->experts_alive +=
+                    hm_node_id_equal(&swarm.expert[i].server, &swarm.server[j].node) &&
+                    swarm.server[j].addrs.count > 0;
+    }
+    hm_swarm_fini(&swarm);
+}
+
+static double rows_per_second(const struct training *t)
+{
+    double seconds = (double)(cli_now() - t->started) / 1e9;
+    return seconds > 0 ? (double)t->rows / seconds : 0;
+}
+
+static void report(struct training *t, struct cli_progress *progress, enum hm_status status)
+{
+    struct hm_dispatch_stats stats;
+    char text[160];
+    hm_dispatch_stats(t->node->dispatch, &stats);
+    snprintf(text, sizeof(text),
+             "loss %.3f  accuracy %.3f  %.0f rows/s  experts %u  calls failed %llu",
+             (double)t->loss, (double)t->accuracy, rows_per_second(t), t->experts_alive,
+             (unsigned long long)stats.calls_failed);
+    cli_progress_show(progress, t->step, text);
+    if (t->events)
+        fprintf(
+            t->events,
+            "{\"step\":%llu,\"loss\":%.5f,\"accuracy\":%.4f,\"seconds\":%.3f,\"experts_alive\":%u,"
+            "\"calls_failed\":%llu,\"status\":\"%s\"}\n",
+            (unsigned long long)t->step, (double)t->loss, (double)t->accuracy,
+            (double)(cli_now() - t->started) / 1e9, t->experts_alive,
+            (unsigned long long)stats.calls_failed, hm_status_name(status));
+}
+
+/* A cosine from the first rate down to a tenth of it. */
+static float rate_at(const struct training *t)
+{
+    float part = (float)t->step / (float)t->conf->steps;
+    return t->conf->rate * (0.1f + 0.9f * 0.5f * (1.0f + __builtin_cosf(3.14159265f * part)));
+}
+
+static int train(struct training *t, struct cli_progress *progress)
+{
+    const struct train_conf *conf = t->conf;
+    uint64_t epoch_steps = (t->data.train_count + conf->batch - 1) / conf->batch;
+    unsigned failures = 0;
+    cli_progress_start(progress, conf->steps);
+    t->started = cli_now();
+    while (t->step < conf->steps && !cli_stop_asked(t->stop)) {
+        struct model_step step;
+        if (failures == 0) next_batch(t);
+        enum hm_status status =
+            model_run(&t->model, t->x, t->label, conf->batch, rate_at(t), &step);
+        if (status) {
+            t->steps_failed++;
+            bool empty = status == HM_ERR_NOT_FOUND && t->step == 0;
+            if (empty || status == HM_ERR_SHAPE || ++failures == conf->failures_max)
+                return cli_fail(CLI_FAILED, status);
+        } else {
+            failures = 0;
+            t->step++;
+            t->rows += conf->batch;
+            t->loss = t->step == 1 ? step.loss : 0.9f * t->loss + 0.1f * step.loss;
+            if (t->step % epoch_steps == 0 && (status = evaluate(t)))
+                return cli_fail(CLI_FAILED, status);
+        }
+        look_around(t);
+        report(t, progress, status);
+    }
+    enum hm_status status = evaluate(t);
+    return status ? cli_fail(CLI_FAILED, status) : CLI_OK;
+}
+
+static void say_result(struct training *t, struct cli_progress *progress)
+{
+    struct hm_dispatch_stats stats;
+    char text[160];
+    t->looked = 0;
+    look_around(t);
+    hm_dispatch_stats(t->node->dispatch, &stats);
+    double seconds = (double)(cli_now() - t->started) / 1e9;
+    snprintf(text, sizeof(text), "loss %.3f  accuracy %.3f  done", (double)t->loss,
+             (double)t->accuracy);
+    cli_progress_end(progress, text);
+    printf(
+        t->conf->json
+            ? "{\"accuracy\":%.4f,\"loss\":%.4f,\"steps\":%llu,\"steps_failed\":%llu,\"seconds\":%."
+              "2f,"
+              "\"rows_per_second\":%.0f,\"experts_alive\":%u,\"calls\":%llu,\"calls_failed\":%llu,"
+              "\"parts_failed\":%llu}\n"
+            : "accuracy=%.4f loss=%.4f steps=%llu steps_failed=%llu seconds=%.2f "
+              "rows_per_second=%.0f "
+              "experts_alive=%u calls=%llu calls_failed=%llu parts_failed=%llu\n",
+        (double)t->accuracy, (double)t->loss, (unsigned long long)t->step,
+        (unsigned long long)t->steps_failed, seconds, rows_per_second(t), t->experts_alive,
+        (unsigned long long)stats.calls, (unsigned long long)stats.calls_failed,
+        (unsigned long long)stats.parts_failed);
+}
+
+static int run(struct training *t, const struct hm_remote_mixture_options *grid)
+{
+    const struct train_conf *conf = t->conf;
+    struct model_conf model = {
+        .inputs = t->data.columns,
+        .classes = t->data.class_count,
+        .layers = conf->layers,
+        .seed = conf->seed,
+        .mixture = {.name = grid->name,
+                    .grid_dims = grid->grid_dims,
+                    .hidden = conf->hidden,
+                    .k_best = conf->k_best,
+                    .k_min = conf->k_min,
+                    .backward_k_min = conf->backward_k_min,
+                    .forward_timeout_ms = (int)(conf->timeout / HM_MS),
+                    .backward_timeout_ms = (int)(conf->timeout / HM_MS),
+                    .timeout_after_k_min_ms = (int)(conf->timeout_after_k_min / HM_MS),
+                    .balance = conf->balance}};
+    struct cli_progress progress;
+    memcpy(model.mixture.grid, grid->grid, sizeof(grid->grid));
+    enum hm_status status = training_alloc(t);
+    if (!status) status = open_events(t);
+    if (!status) status = model_open(t->node, &model, &t->model);
+    int code = status ? cli_fail(CLI_FAILED, status) : train(t, &progress);
+    if (code == CLI_OK) say_result(t, &progress);
+    model_close(&t->model);
+    if (t->events) fclose(t->events);
+    free(t->order);
+    free(t->x);
+    free(t->label);
+    return code;
+}
+
+int cli_train(int argc, char **argv)
+{
+    struct cli_node_conf node_conf = {0};
+    struct train_conf conf;
+    struct hm_options options;
+    struct training t = {.conf = &conf};
+    struct hm_remote_mixture_options grid;
+    char name[HM_UID_BYTES];
+    hm_options_init(&options);
+    hm_options_add(&options, "Node", cli_join_options, cli_join_option_count, &node_conf);
+    hm_options_add(&options, "Training", train_options, HM_COUNT_OF(train_options), &conf);
+    int code = cli_parse(&options, usage, argc, argv);
+    enum hm_status status = HM_OK;
+    if (code == CLI_GO_ON) {
+        status = parse_grid(conf.experts, name, &grid);
+        if (!status && !conf.data) status = hm_fail(HM_ERR_INVALID, "name a data file with --data");
+        if (!status && conf.k_min > conf.k_best)
+            status = hm_fail(HM_ERR_INVALID, "--k-min %u is more than --k-best %u", conf.k_min,
+                             conf.k_best);
+        if (status) code = cli_fail(CLI_USAGE, status);
+    }
+    if (code == CLI_GO_ON) {
+        status = hm_dataset_load(conf.data, conf.seed, (double)conf.train_fraction, &t.data);
+        if (status) code = cli_fail(CLI_FAILED, status);
+    }
+    if (code == CLI_GO_ON) code = cli_node_open(&node_conf, false, &t.node);
+    if (code == CLI_GO_ON) code = cli_stop_start(t.node, &t.stop);
+    if (code == CLI_GO_ON) {
+        code = run(&t, &grid);
+        cli_stop_end(t.stop);
+    }
+    hm_node_close(t.node);
+    if (t.data.feature) hm_dataset_fini(&t.data);
+    hm_options_fini(&options);
+    return code;
+}
