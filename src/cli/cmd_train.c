@@ -8,6 +8,7 @@
 #include "cli/model.h"
 #include "moe/dataset.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -117,8 +118,8 @@ static enum hm_status open_events(struct training *t)
     if (!t->events)
         return hm_fail(
             HM_ERR_STORAGE,
-            "cannot make the new file %s (%m); name one that does not exist with --events",
-            t->conf->events);
+            "cannot make the new file %s (%s); name one that does not exist with --events",
+            t->conf->events, strerror(errno));
     setvbuf(t->events, NULL, _IOLBF, 0);
     return HM_OK;
 }
