@@ -1,0 +1,25 @@
+/* cli/child.h - processes of our own program, with their standard input and output as pipes. */
+#ifndef HM_CLI_CHILD_H
+#define HM_CLI_CHILD_H
+
+#include "base/loop.h"
+
+#include <stdbool.h>
+#include <sys/types.h>
+
+struct child {
+    pid_t pid; /* 0: none */
+    int in, out;
+    char buffer[4096];
+    size_t bytes;
+};
+/* Runs this very program with these arguments (argv[0] excluded, NULL at the end).  HM_ERR_NO_MEMORY, HM_ERR_STORAGE. */
+HM_MUST_CHECK enum hm_status child_start(struct child *child, const char *const *arguments);
+/* The next line of its output, without the newline.  HM_ERR_TIMED_OUT; HM_ERR_PEER_RESET: it has ended. */
+HM_MUST_CHECK enum hm_status child_line(struct child *child, hm_ns timeout, char *line,
+                                        size_t line_bytes);
+HM_MUST_CHECK enum hm_status child_say(struct child *child, const char *text);
+/* Asks it to end (SIGTERM), waits `grace`, then ends it; true if it exited with 0. */
+bool child_stop(struct child *child, hm_ns grace);
+
+#endif
