@@ -6,8 +6,9 @@
 
 Rules (docs/architecture.md):
   - A folder of src/ includes itself and what TABLE allows; CMakeLists.txt links it with the same.
-  - Time, randomness and threads come from base/.  In src/cli and perf/ a call that reads or spends
-    time may stand where a comment, on its line or on the one above, says why.
+  - Time, randomness and threads come from base/.  In src/cli a call that reads or spends time may
+    stand where a comment, on its line or on the one above, says why.  (perf/ is free: its raw programs
+    use none of our layers.)
   - A .c file has at most 1,000 lines.
 """
 
@@ -92,17 +93,15 @@ def check_includes(folder, text):
 
 
 def check_calls(folder, text):
-    """`folder` is one of src/ above base, or "perf", whose raw programs may have threads."""
+    """`folder` is one of src/ above base."""
     raw_lines = text.split("\n")
     code = blanked(text, strings=True)
     for match in TIME_CALL.finditer(code):
         line = line_of(code, match.start())
-        if folder not in ("cli", "perf"):
+        if folder != "cli":
             yield line, f"{match.group(1)} may be called in base only (use the loop: base/loop.h)"
         elif not has_comment(raw_lines, line):
             yield line, f"{match.group(1)} needs a comment on its line: why not the loop's time"
-    if folder == "perf":
-        return
     for match in OTHER_CALL.finditer(code):
         name = match.group(1)
         if re.search(rf"\(\s*\*\s*{name}\s*\)", code):
@@ -138,9 +137,6 @@ def violations(root):
         lines = text.count("\n")
         if path.suffix == ".c" and lines > FILE_LINES_MAX:
             yield path, lines, f"{lines} lines, over {FILE_LINES_MAX}: split the file"
-    for path in sources_of(root / "perf"):
-        for line, what in check_calls("perf", path.read_text(encoding="utf-8")):
-            yield path, line, what
     cmake = root / "CMakeLists.txt"
     if cmake.exists():
         text = cmake.read_text(encoding="utf-8")
