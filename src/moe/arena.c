@@ -1,4 +1,5 @@
-/* moe/arena.c - blocks of growing size; a reset after which more than one is left makes them one. */
+/* moe/arena.c - blocks of growing size; a reset after which more than one is left makes them one.
+ * */
 #include "moe/arena.h"
 
 #include "base/assert.h"

@@ -1,6 +1,7 @@
 /* moe/arena.h - memory that is handed out piece by piece and taken back all at once.
  *
- * After the first resets everything lies in one block of the largest size needed so far: no malloc any more. */
+ * After the first resets everything lies in one block of the largest size needed so far: no malloc
+ * any more. */
 #ifndef HM_MOE_ARENA_H
 #define HM_MOE_ARENA_H
 

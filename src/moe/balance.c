@@ -1,8 +1,10 @@
 /* moe/balance.c - the load-balancing loss and its gradient.
  *
- * With p_r the softmax of row r over one dimension of size n, R rows and f the fractions of that dimension:
+ * With p_r the softmax of row r over one dimension of size n, R rows and f the fractions of that
+ * dimension:
  *   loss             = n / R * sum over r, i of f_i p_ri
- *   dloss / dz_rj    = n / R * p_rj * (f_j - sum over i of f_i p_ri)        (f is counted, so it has no gradient) */
+ *   dloss / dz_rj    = n / R * p_rj * (f_j - sum over i of f_i p_ri)        (f is counted, so it
+ *   has no gradient) */
 #include "moe/balance.h"
 
 #include "base/assert.h"

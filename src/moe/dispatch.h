@@ -18,6 +18,8 @@
 #include "moe/call.h"
 #include "moe/directory.h"
 
+#define HM_MOE_TIMEOUT_MAX (3600 * HM_S) /* longer ones are cut to it: everything ends */
+
 struct
     hm_dispatch; /* this node as a client of experts: one a node, shared by all mixtures and remote experts */
 struct hm_dispatch_conf {
