@@ -2,7 +2,9 @@
 #include "cli/cli.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static const struct cli_command commands[] = {
     {"serve", "host experts: a server in a swarm, or the first of a new one", cli_serve},
@@ -41,8 +43,18 @@ static void help(FILE *to)
           to);
 }
 
+/* Several processes share a machine, so the math library's teams must sleep while they wait: spinning, one team keeps
+ * the others from their cores.  OpenMP's runtime reads this once, before main, hence the second start. */
+static void wait_passively(char **argv)
+{
+    if (getenv("OMP_WAIT_POLICY") || getenv("GOMP_SPINCOUNT")) return;
+    if (setenv("OMP_WAIT_POLICY", "passive", 1) == 0) execv("/proc/self/exe", argv);
+    /* Where that cannot be done it only costs time. */
+}
+
 int main(int argc, char **argv)
 {
+    wait_passively(argv);
     const char *name = argc > 1 ? argv[1] : "--help";
     if (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0 || strcmp(name, "help") == 0) {
         help(argc > 1 ? stdout : stderr);

@@ -54,8 +54,16 @@ static EVP_PKEY *key_make(const uint8_t *seed)
     return EVP_PKEY_Q_keygen(NULL, NULL, "ED25519");
 }
 
+/* A program may call exit() while a node's loop still runs; OpenSSL's own exit handler would then take its tables away
+ * under the loop.  The first call of any OpenSSL function decides, and a node's first is here. */
+static void openssl_init(void)
+{
+    OPENSSL_init_crypto(OPENSSL_INIT_NO_ATEXIT, NULL);
+}
+
 enum hm_status hm_identity_create(const uint8_t *seed, struct hm_identity **identity)
 {
+    openssl_init();
     EVP_PKEY *key = key_make(seed);
     if (!key) {
         ERR_clear_error();
@@ -212,6 +220,7 @@ static enum hm_status key_place(const char *path)
 
 enum hm_status hm_identity_load(const char *path, struct hm_identity **identity)
 {
+    openssl_init();
     EVP_PKEY *key = NULL;
     enum hm_status status = key_load(path, &key);
     if (status == HM_ERR_NOT_FOUND) {
