@@ -40,7 +40,7 @@ static void add_prefix(struct look *look, const char *text, unsigned dims_left)
         return;
     }
     struct prefix *prefix = &look->prefix[look->prefix_count++];
-    snprintf(prefix->text, sizeof(prefix->text), "%s", text);
+    strcpy(prefix->text, text); /* < HM_UID_BYTES: the callers saw to it */
     prefix->dims_left = dims_left;
 }
 

@@ -317,7 +317,7 @@ int cli_train(int argc, char **argv)
     struct train_conf conf;
     struct hm_options options;
     struct training t = {.conf = &conf};
-    struct hm_remote_mixture_options grid;
+    struct hm_remote_mixture_options grid = {0};
     char name[HM_UID_BYTES];
     hm_options_init(&options);
     hm_options_add(&options, "Node", cli_join_options, cli_join_option_count, &node_conf);

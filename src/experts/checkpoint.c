@@ -153,7 +153,7 @@ static enum hm_status make_folder(const char *dir, const char *uid, char folder[
 
 static enum hm_status write_manifest(const char *folder, uint64_t step)
 {
-    char path[PATH_BYTES], aside[PATH_BYTES + 8], name[64];
+    char path[PATH_BYTES + 64], aside[PATH_BYTES + 72], name[64];
     generation_name(name, sizeof(name), step);
     snprintf(path, sizeof(path), "%s/manifest.json", folder);
     snprintf(aside, sizeof(aside), "%s.tmp", path);
