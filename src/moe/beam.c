@@ -1,11 +1,13 @@
 /* moe/beam.c - beam search: which live experts have the largest sums of gate logits.
  *
- *   prefixes of a row:  {""}  ──children──►  best `width` of 1 coordinate  ──children──►  …  ──►  best k_best experts
+ *   a row's prefixes:  {""} ──children──► best of 1 coordinate ──children──► … ──► best experts
  *
- * Happy path:    a step collects the distinct prefixes of all rows, asks the directory once, and extends row by row.
- * Failure modes: nothing alive under the name, or a row all of whose prefixes have died meanwhile: HM_ERR_NOT_FOUND.
- * Invariants:    a prefix is its mixed-radix number (at most 2^31), so equal prefixes are equal numbers; a row's prefixes
- *                are sorted by score, ties by number. */
+ * Happy path:    a step collects the distinct prefixes of all rows, asks the directory once, and
+ *                extends row by row.
+ * Failure modes: nothing alive under the name, or a row all of whose prefixes have died meanwhile:
+ *                HM_ERR_NOT_FOUND.
+ * Invariants:    a prefix is its mixed-radix number (at most 2^31), so equal prefixes are equal
+ *                numbers; a row's prefixes are sorted by score, ties by number. */
 #include "moe/beam.h"
 
 #include "base/assert.h"
@@ -22,7 +24,7 @@ struct hm_beam_prefix {
     struct hm_node_id server; /* of the last step: who serves the expert */
 };
 
-/* ---- grid ------------------------------------------------------------------------------------------------------- */
+/* ---- grid ------------------------------------------------------------------------------------ */
 
 enum hm_status hm_beam_grid_init(struct hm_beam_grid *grid, const char *name, unsigned dim_count,
                                  const uint32_t *size)
@@ -74,7 +76,7 @@ static void coordinates_of(const struct hm_beam_grid *grid, uint64_t key, unsign
     }
 }
 
-/* ---- search ----------------------------------------------------------------------------------------------------- */
+/* ---- search ---------------------------------------------------------------------------------- */
 
 void hm_beam_init(struct hm_beam_op *op)
 {
@@ -266,7 +268,8 @@ static void children_found(void *arg, enum hm_status status, const struct hm_chi
 
 static bool make_room(struct hm_beam_op *op)
 {
-    /* Where two buffers share a capacity, the first one grows by a copy of it, so that a failure between them is harmless. */
+    /* Where two buffers share a capacity, the first one grows by a copy of it, so that a failure
+     * between them is harmless. */
     size_t prefixes = (size_t)op->row_count * width_of(op), rows = op->row_count;
     size_t capacity = op->prefix_capacity;
     if (!hm_grow(&op->prefix, &capacity, prefixes, sizeof *op->prefix)) return false;
@@ -278,7 +281,8 @@ static bool make_room(struct hm_beam_op *op)
     if (!hm_grow(&op->choice, &op->choice_capacity, rows * op->k_best, sizeof *op->choice))
         return false;
     if (!hm_grow(&op->key, &op->key_capacity, prefixes, sizeof *op->key)) return false;
-    /* Texts are made for the prefixes that are asked for: distinct, and without the last dimension. */
+    /* Texts are made for the prefixes that are asked for: distinct, and without the last dimension.
+     * */
     uint64_t grid_prefixes = 1;
     for (unsigned d = 0; d + 1 < op->grid->dim_count; d++) grid_prefixes *= op->grid->size[d];
     size_t texts = grid_prefixes < prefixes ? (size_t)grid_prefixes : prefixes;

@@ -1,11 +1,13 @@
 /* moe/beam.h - the k best live experts of every row, by beam search over the product grid.
  *
- * An expert's score is the sum of its coordinates' gate logits.  Step d extends each row's best prefixes by their live
- * children; one directory look-up answers a whole step for all rows (Ryabinin & Gusev 2020, section 3.2; the reference's
- * moe/client/beam_search.py does it a row at a time).  Ties go to the smaller coordinates, so that a run replays.
+ * An expert's score is the sum of its coordinates' gate logits.  Step d extends each row's best
+ * prefixes by their live children; one directory look-up answers a whole step for all rows
+ * (Ryabinin & Gusev 2020, section 3.2; the reference's moe/client/beam_search.py does it a row at a
+ * time).  Ties go to the smaller coordinates, so that a run replays.
  *
  * Thread: loop; the callback never runs inside a call made by the user.
- * Memory: an op keeps its buffers from one search to the next; they grow to the largest batch and stay. */
+ * Memory: an op keeps its buffers from one search to the next; they grow to the largest batch and
+ *         stay. */
 #ifndef HM_MOE_BEAM_H
 #define HM_MOE_BEAM_H
 
@@ -63,9 +65,9 @@ struct hm_beam_op { /* caller's memory; hm_beam_init first */
 };
 void hm_beam_init(struct hm_beam_op *op);
 void hm_beam_fini(struct hm_beam_op *op); /* not while it runs */
-/* HM_OK: cb will come.  HM_ERR_NUMERIC: a logit is not finite; HM_ERR_SHAPE: no rows; HM_ERR_NO_MEMORY, HM_ERR_BUSY, HM_ERR_TOO_BIG.
- * Errors of cb: HM_ERR_NOT_FOUND: nothing alive under the name, or a row whose prefixes have all died (with a line); what the
- * directory says. */
+/* HM_OK: cb will come.  HM_ERR_NUMERIC: a logit is not finite; HM_ERR_SHAPE: no rows;
+ * HM_ERR_NO_MEMORY, HM_ERR_BUSY, HM_ERR_TOO_BIG. Errors of cb: HM_ERR_NOT_FOUND: nothing alive
+ * under the name, or a row whose prefixes have all died (with a line); what the directory says. */
 HM_MUST_CHECK enum hm_status hm_beam_start(struct hm_beam_op *op);
 
 #endif

@@ -3,7 +3,8 @@
  *   caller:  post ──────────────► sleep on the event ─────────────► status and line
  *   loop:           start(…) … hm_wait_end ──► set the event
  *
- * The status, the line and `done` are written on the loop before the event is set, and read after it was waited for. */
+ * The status, the line and `done` are written on the loop before the event is set, and read after
+ * it was waited for. */
 #include "moe/bridge.h"
 
 #include "base/assert.h"

@@ -1,7 +1,8 @@
-/* moe/bridge.h - blocking outside, asynchronous inside: a caller's thread starts something on the loop and waits for its end.
+/* moe/bridge.h - blocking outside, asynchronous inside: a caller's thread starts something on the
+ * loop and waits for its end.
  *
- * In the simulated world there is one thread: `run` steps the world until the flag is set, and everything above runs
- * unchanged. */
+ * In the simulated world there is one thread: `run` steps the world until the flag is set, and
+ * everything above runs unchanged. */
 #ifndef HM_MOE_BRIDGE_H
 #define HM_MOE_BRIDGE_H
 
@@ -9,7 +10,8 @@
 
 struct hm_bridge {
     struct hm_loop *loop;
-    /* NULL: the loop has a thread of its own.  Else called on the caller's thread, which is the loop's: runs it until *done. */
+    /* NULL: the loop has a thread of its own.  Else called on the caller's thread, which is the
+     * loop's: runs it until *done. */
     void (*run)(void *arg, const bool *done);
     void *arg;
 };
@@ -18,9 +20,11 @@ struct hm_wait; /* one wait at a time; reusable */
 typedef void (*hm_wait_start)(struct hm_wait *wait, void *arg);
 HM_MUST_CHECK enum hm_status hm_wait_create(const struct hm_bridge *bridge, struct hm_wait **wait);
 void hm_wait_destroy(struct hm_wait *wait);
-/* Any thread but the loop's.  Returns what hm_wait_end was given, with its line kept on this thread. */
+/* Any thread but the loop's.  Returns what hm_wait_end was given, with its line kept on this
+ * thread. */
 HM_MUST_CHECK enum hm_status hm_wait_run(struct hm_wait *wait, hm_wait_start start, void *arg);
-/* Loop.  Takes the loop thread's kept line with it if status is an error: call it where the status was decided. */
+/* Loop.  Takes the loop thread's kept line with it if status is an error: call it where the status
+ * was decided. */
 void hm_wait_end(struct hm_wait *wait, enum hm_status status);
 
 #endif

@@ -1,9 +1,11 @@
 /* moe/call.c - encoding and decoding of expert calls, their answers and infos.
  *
- * Happy path:    a trainer encodes head and table, a server decodes them and finds views into the pulled table.
- * Failure modes: every bound of call.h is checked here; a decoder writes its output only on success.
- * Invariants:    what decodes is what encode could have written: padding is zero, no bytes are left over, lists are
- *                aligned, and every index is below the head's row_count. */
+ * Happy path:    a trainer encodes head and table, a server decodes them and finds views into the
+ *                pulled table.
+ * Failure modes: every bound of call.h is checked here; a decoder writes its output only on
+ *                success.
+ * Invariants:    what decodes is what encode could have written: padding is zero, no bytes are left
+ *                over, lists are aligned, and every index is below the head's row_count. */
 #include "moe/call.h"
 
 #include "base/assert.h"
@@ -15,7 +17,7 @@
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__,
                "index and scale lists are read where they lie");
 
-/* ---- head ------------------------------------------------------------------------------------------------------- */
+/* ---- head ------------------------------------------------------------------------------------ */
 
 void hm_call_head_encode(const struct hm_call_head *head, struct hm_writer *writer)
 {
@@ -98,7 +100,7 @@ enum hm_status hm_call_payload_bytes(const struct hm_call_head *head, uint64_t *
     return HM_OK;
 }
 
-/* ---- part table ------------------------------------------------------------------------------------------------- */
+/* ---- part table ------------------------------------------------------------------------------ */
 
 static size_t round_up(size_t bytes, size_t to)
 {
@@ -226,7 +228,7 @@ enum hm_status hm_call_table_decode(const struct hm_call_head *head, const void 
     return HM_OK;
 }
 
-/* ---- answers ---------------------------------------------------------------------------------------------------- */
+/* ---- answers --------------------------------------------------------------------------------- */
 
 void hm_call_answer_encode(const struct hm_call_answer *answer, struct hm_writer *writer)
 {
@@ -257,7 +259,7 @@ enum hm_status hm_call_answer_decode(const void *bytes, size_t byte_count,
     return HM_OK;
 }
 
-/* ---- info ------------------------------------------------------------------------------------------------------- */
+/* ---- info ------------------------------------------------------------------------------------ */
 
 void hm_expert_info_encode(const struct hm_expert_info *info, struct hm_writer *writer)
 {

@@ -2,23 +2,28 @@
  *
  * One call carries each input row once, and parts: (expert, rows).  Request:
  *
- *   header   u8 version, u8 pass, u8 codec, u8 priority, schema of x, u32 row_count, u16 part_count, u32 table_bytes,
+ *   header   u8 version, u8 pass, u8 codec, u8 priority, schema of x, u32 row_count, u16
+ *   part_count, u32 table_bytes,
  *            u64 incarnation (of the client, drawn at its start), u64 sequence (of the call; grows)
- *   payload  part table, zero-padded to 64 bytes | x rows | for backward: dy rows (as many as x rows)
- *   table    a part: string uid, u8 flags, u32 row_count, zeros up to a multiple of 4 bytes from the table's start, then either
- *            u32 first (contiguous) or u32 index[row_count], and for backward with HM_PART_SCALED f32 scale[row_count]:
- *            dy of the part's row i is scale[i] * dy[index[i]]
+ *   payload  part table, zero-padded to 64 bytes | x rows | for backward: dy rows (as many as x
+ *   rows) table    a part: string uid, u8 flags, u32 row_count, zeros up to a multiple of 4 bytes
+ *   from the table's start, then either
+ *            u32 first (contiguous) or u32 index[row_count], and for backward with HM_PART_SCALED
+ *            f32 scale[row_count]: dy of the part's row i is scale[i] * dy[index[i]]
  *
- * Each part is answered by one reply of its own, in any order:  header u16 part, u8 codec, u32 row_count, u64 step (of the expert,
- * after this part), u32 retry_after_us (with HM_ERR_BUSY and HM_ERR_REFUSED; else 0), schema of the rows; payload the rows (y or dx).
- * A part that fails is answered by its status and no rows.  The last part's reply is the call's last.  A failing reply without
- * a header is about the whole call: every part that has not been answered yet ends with its status.
+ * Each part is answered by one reply of its own, in any order:  header u16 part, u8 codec, u32
+ * row_count, u64 step (of the expert, after this part), u32 retry_after_us (with HM_ERR_BUSY and
+ * HM_ERR_REFUSED; else 0), schema of the rows; payload the rows (y or dx). A part that fails is
+ * answered by its status and no rows.  The last part's reply is the call's last.  A failing reply
+ * without a header is about the whole call: every part that has not been answered yet ends with its
+ * status.
  *
- * HM_METHOD_EXPERT_INFO: request header string uid; reply header: schema in, schema out, u64 step, u64 parameter_count,
- * u32 batch_rows_max, string kind.  HM_ERR_EXPERT_GONE where the expert is not served.
+ * HM_METHOD_EXPERT_INFO: request header string uid; reply header: schema in, schema out, u64 step,
+ * u64 parameter_count, u32 batch_rows_max, string kind.  HM_ERR_EXPERT_GONE where the expert is not
+ * served.
  *
- * Everything from a peer is checked here: decoders are total, bounded, and leave nothing for later layers to check but uid
- * and schema. */
+ * Everything from a peer is checked here: decoders are total, bounded, and leave nothing for later
+ * layers to check but uid and schema. */
 #ifndef HM_MOE_CALL_H
 #define HM_MOE_CALL_H
 
@@ -71,11 +76,13 @@ HM_MUST_CHECK enum hm_status hm_call_payload_bytes(const struct hm_call_head *he
 size_t hm_call_table_bytes(const struct hm_call_part *parts, unsigned part_count); /* padded */
 void hm_call_table_encode(const struct hm_call_part *parts, unsigned part_count,
                           struct hm_writer *writer);
-/* parts[head->part_count].  HM_ERR_PEER_PROTOCOL unless every part, index and scale is in bounds.  A part with a malformed
- * uid is no error of the table: its uid.text is empty, and that part alone is refused. */
+/* parts[head->part_count].  HM_ERR_PEER_PROTOCOL unless every part, index and scale is in bounds.
+ * A part with a malformed uid is no error of the table: its uid.text is empty, and that part alone
+ * is refused. */
 HM_MUST_CHECK enum hm_status hm_call_table_decode(const struct hm_call_head *head,
                                                   const void *table, struct hm_call_part *parts);
-/* Bytes of `row_count` encoded rows of the schema: each tensor's rows lie together, as the codec makes them. */
+/* Bytes of `row_count` encoded rows of the schema: each tensor's rows lie together, as the codec
+ * makes them. */
 HM_MUST_CHECK enum hm_status hm_call_rows_bytes(const struct hm_schema *schema, uint8_t codec,
                                                 uint32_t row_count, uint64_t *bytes);
 void hm_call_answer_encode(const struct hm_call_answer *answer, struct hm_writer *writer);

@@ -1,8 +1,10 @@
 /* moe/dataset.c - reading rows of numbers and a label, shuffling, splitting, scaling.
  *
- * Happy path:    lines through zlib (which reads plain files as well), numbers into one growing array, then a shuffle by
- *                the seed, so that equal seeds give equal parts on every machine.
- * Failure modes: each line that does not fit is named by its number; nothing is returned of a file with an error.
+ * Happy path:    lines through zlib (which reads plain files as well), numbers into one growing
+ *                array, then a shuffle by the seed, so that equal seeds give equal parts on every
+ *                machine.
+ * Failure modes: each line that does not fit is named by its number; nothing is returned of a file
+ *                with an error.
  * Invariants:    every value is finite; labels lie in [0, class_count). */
 #include "moe/dataset.h"
 
@@ -168,7 +170,7 @@ static enum hm_status read_rows(struct reader *reader)
     }
 }
 
-/* ---- shuffle, split, scale -------------------------------------------------------------------------------------- */
+/* ---- shuffle, split, scale ------------------------------------------------------------------- */
 
 /* Fisher-Yates over the rows themselves. */
 static void shuffle(struct hm_dataset *data, uint64_t seed)
@@ -190,7 +192,8 @@ static void shuffle(struct hm_dataset *data, uint64_t seed)
     }
 }
 
-/* By the training part's largest magnitude of each feature, so that nothing of the test part leaks into training. */
+/* By the training part's largest magnitude of each feature, so that nothing of the test part leaks
+ * into training. */
 static void scale(struct hm_dataset *data)
 {
     for (uint32_t k = 0; k < data->columns; k++) {

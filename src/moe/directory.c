@@ -1,15 +1,17 @@
 /* moe/directory.c - questions to the swarm's phone book, answered from the cache where it can.
  *
- *   children:  PREFIXES (their dictionaries) ──► SERVERS (the records of all who are named there) ──► answer
- *   servers:                                     SERVERS ──► answer
+ *   children:  PREFIXES (dictionaries) ──► SERVERS (records of all who are named there) ──► answer
+ *   servers:   SERVERS ──► answer
  *   names:     PREFIXES (the one dictionary of names) ──► answer
  *
- * Happy path:    a step asks the cache for its pages; where all are usable it goes on at once, else when they are there.
- *                The callback always runs in a later turn.
- * Failure modes: a dictionary that cannot be read counts as empty, unless nothing at all could be read: then the status
- *                says why.  A server whose record is missing or over is dead, whatever the expert records say.  At the
- *                deadline what is known is answered, or HM_ERR_TIMED_OUT.
- * Invariants:    operations are at most OPS_MAX; each ends once; pages stay pinned while an operation reads them. */
+ * Happy path:    a step asks the cache for its pages; where all are usable it goes on at once, else
+ *                when they are there. The callback always runs in a later turn.
+ * Failure modes: a dictionary that cannot be read counts as empty, unless nothing at all could be
+ *                read: then the status says why.  A server whose record is missing or over is dead,
+ *                whatever the expert records say.  At the deadline what is known is answered, or
+ *                HM_ERR_TIMED_OUT.
+ * Invariants:    operations are at most OPS_MAX; each ends once; pages stay pinned while an
+ *                operation reads them. */
 #include "moe/directory.h"
 
 #include "base/assert.h"
@@ -104,7 +106,7 @@ void hm_directory_destroy(struct hm_directory *directory)
     free(directory);
 }
 
-/* ---- operations ------------------------------------------------------------------------------------------------- */
+/* ---- operations ------------------------------------------------------------------------------ */
 
 static void step(struct hm_timer *timer);
 
@@ -211,7 +213,7 @@ static bool any_usable(struct op *op)
     return false;
 }
 
-/* ---- children --------------------------------------------------------------------------------------------------- */
+/* ---- children -------------------------------------------------------------------------------- */
 
 static int compare_nodes(const void *a, const void *b)
 {
@@ -252,7 +254,8 @@ static struct hm_page *server_page(struct op *op, const struct hm_node_id *serve
     return at ? op->server[at - op->owner] : NULL;
 }
 
-/* Puts a server among the provider's, the least loaded first; ties by node id, so that a run replays. */
+/* Puts a server among the provider's, the least loaded first; ties by node id, so that a run
+ * replays. */
 static void provider_add(struct op *op, struct hm_provider *provider, const struct hm_page *page)
 {
     unsigned at = provider->server_count;
@@ -353,7 +356,7 @@ enum hm_status hm_directory_children(struct hm_directory *directory, const char 
     return HM_OK;
 }
 
-/* ---- servers and names ------------------------------------------------------------------------------------------ */
+/* ---- servers and names ----------------------------------------------------------------------- */
 
 static void end_servers(struct op *op)
 {
@@ -460,7 +463,7 @@ static void step(struct hm_timer *timer)
     end_children(op);
 }
 
-/* ---- declaring -------------------------------------------------------------------------------------------------- */
+/* ---- declaring ------------------------------------------------------------------------------- */
 
 struct declare {
     struct hm_directory *directory;
@@ -532,7 +535,7 @@ enum hm_status hm_directory_declare(struct hm_directory *directory,
     return HM_OK;
 }
 
-/* ---- what calls teach ------------------------------------------------------------------------------------------- */
+/* ---- what calls teach ------------------------------------------------------------------------ */
 
 void hm_directory_suspect(struct hm_directory *directory, const struct hm_node_id *server,
                           hm_ns hold)

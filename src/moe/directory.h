@@ -1,17 +1,21 @@
 /* moe/directory.h - which experts exist and who serves them: the swarm's phone book, on the DHT.
  *
  * Two record kinds (architecture, section 6):
- *   expert record   dictionary "expert:<prefix>" ("ffn." or "ffn.3."), entry (server, child coordinate as decimal text):
- *                   this server has live experts under that child.  Also dictionary "experts:", entry (server, name): the names
- *                   in the swarm, with their number of dimensions.  Life 10 min, re-declared every 2 min and when they change.
- *   server record   dictionary "server:<node id>", one entry by that node: addresses, expert count, load, versions, codecs.
- *                   Life 60 s, re-declared every 30 s.  A server whose record has expired is dead, whatever its expert
- *                   records say.
+ *   expert record   dictionary "expert:<prefix>" ("ffn." or "ffn.3."), entry (server, child
+ *   coordinate as decimal text):
+ *                   this server has live experts under that child.  Also dictionary "experts:",
+ *                   entry (server, name): the names in the swarm, with their number of dimensions.
+ *                   Life 10 min, re-declared every 2 min and when they change.
+ *   server record   dictionary "server:<node id>", one entry by that node: addresses, expert count,
+ *   load, versions, codecs.
+ *                   Life 60 s, re-declared every 30 s.  A server whose record has expired is dead,
+ *                   whatever its expert records say.
  * Raw keys are those strings; an owner speaks only for himself, because records are signed.
  *
- * Answers and misses are cached (until 5 s before expiry; misses negative_cache_max), for all rows and batches alike; what is
- * older than HM_DIRECTORY_REFRESH is answered from the cache and looked up again behind it, so that a new server is seen
- * within seconds.  A failed call teaches the cache at once: hm_directory_suspect.
+ * Answers and misses are cached (until 5 s before expiry; misses negative_cache_max), for all rows
+ * and batches alike; what is older than HM_DIRECTORY_REFRESH is answered from the cache and looked
+ * up again behind it, so that a new server is seen within seconds.  A failed call teaches the cache
+ * at once: hm_directory_suspect.
  *
  * Thread: loop.  Callbacks never run inside a call made by the user. */
 #ifndef HM_MOE_DIRECTORY_H
@@ -52,12 +56,14 @@ struct hm_directory_conf {
 };
 HM_MUST_CHECK enum hm_status hm_directory_create(const struct hm_directory_conf *conf,
                                                  struct hm_directory **directory);
-/* No operation may be in progress; its own look-ups behind the cache are cancelled.  Before hm_dht_close or after its done. */
+/* No operation may be in progress; its own look-ups behind the cache are cancelled.  Before
+ * hm_dht_close or after its done. */
 void hm_directory_destroy(struct hm_directory *directory);
 
 typedef void (*hm_directory_cb)(void *arg, enum hm_status status);
-/* Declares this server: its server record, and with `uids` the expert records of all their prefixes (NULL, 0: only the
- * server record).  `withdraw`: with a life that is over in a second, so that everybody forgets them. */
+/* Declares this server: its server record, and with `uids` the expert records of all their prefixes
+ * (NULL, 0: only the server record).  `withdraw`: with a life that is over in a second, so that
+ * everybody forgets them. */
 HM_MUST_CHECK enum hm_status hm_directory_declare(struct hm_directory *directory,
                                                   const struct hm_server_info *info,
                                                   const struct hm_uid *uids, unsigned uid_count,
@@ -83,7 +89,8 @@ HM_MUST_CHECK enum hm_status hm_directory_children(struct hm_directory *director
                                                    const char *const *prefixes,
                                                    unsigned prefix_count, hm_ns deadline,
                                                    hm_children_cb cb, void *arg);
-/* Server records, for dialling and for `hivemind status`; a server without a live record has no addrs (count 0). */
+/* Server records, for dialling and for `hivemind status`; a server without a live record has no
+ * addrs (count 0). */
 typedef void (*hm_servers_cb)(void *arg, enum hm_status status, const struct hm_server_info *info,
                               unsigned count);
 HM_MUST_CHECK enum hm_status hm_directory_servers(struct hm_directory *directory,
@@ -99,8 +106,9 @@ typedef void (*hm_names_cb)(void *arg, enum hm_status status, const struct hm_gr
 HM_MUST_CHECK enum hm_status hm_directory_names(struct hm_directory *directory, hm_ns deadline,
                                                 hm_names_cb cb, void *arg);
 
-/* A call to this server failed with a status of scope PEER or NODE: it is left out of answers until its server record is seen
- * newly declared, or `hold` has passed (0: 5 s doubling to 60 s with each suspicion). */
+/* A call to this server failed with a status of scope PEER or NODE: it is left out of answers until
+ * its server record is seen newly declared, or `hold` has passed (0: 5 s doubling to 60 s with each
+ * suspicion). */
 void hm_directory_suspect(struct hm_directory *directory, const struct hm_node_id *server,
                           hm_ns hold);
 void hm_directory_trust(struct hm_directory *directory,

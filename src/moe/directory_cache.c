@@ -1,15 +1,19 @@
 /* moe/directory_cache.c - pages: cached dictionaries of the DHT.
  *
- *   absent ──fetch──► usable and fresh ──10 s──► usable (answered, fetched again behind it) ──expiry - 5 s──► waited for
+ *   absent ──fetch──► fresh ──10 s──► usable (and fetched behind it) ──expiry - 5 s──► waited for
  *
- * Happy path:    an operation pins its pages, asks for those that are not usable, and reads them when `fetched` runs.
- * Failure modes: a look-up that fails leaves what was known, for as long as it is usable.  One that finds nothing, or less
- *                than before, takes nothing away: what a signed record said holds until it expires (a replica that died
- *                with its records must not empty the grid); whoever left is found out by his server record or a call.
- * Invariants:    pages are at most pages_max; a pinned page stays; at most one look-up a page at a time.
+ * Happy path:    an operation pins its pages, asks for those that are not usable, and reads them
+ *                when `fetched` runs.
+ * Failure modes: a look-up that fails leaves what was known, for as long as it is usable.  One that
+ *                finds nothing, or less than before, takes nothing away: what a signed record said
+ *                holds until it expires (a replica that died with its records must not empty the
+ *                grid); whoever left is found out by his server record or a call.
+ * Invariants:    pages are at most pages_max; a pinned page stays; at most one look-up a page at a
+ *                time.
  *
- * Suspicion:     a failed call suspects the server at once; the record known then, or the first one read after it, is the
- *                baseline, and only a newer one, a successful call or the end of the hold clears the suspicion. */
+ * Suspicion:     a failed call suspects the server at once; the record known then, or the first one
+ *                read after it, is the baseline, and only a newer one, a successful call or the end
+ *                of the hold clears the suspicion. */
 #include "moe/directory_cache.h"
 
 #include "base/assert.h"
@@ -104,7 +108,7 @@ void hm_directory_cache_destroy(struct hm_directory_cache *cache)
     free(cache);
 }
 
-/* ---- pages ------------------------------------------------------------------------------------------------------ */
+/* ---- pages ----------------------------------------------------------------------------------- */
 
 static uint64_t key_hash(const struct hm_dht_id *key)
 {
@@ -175,7 +179,7 @@ bool hm_page_alive(struct hm_directory_cache *cache, struct hm_page *page, bool 
     return suspects || page->suspect_until <= now;
 }
 
-/* ---- reading what was found ------------------------------------------------------------------------------------- */
+/* ---- reading what was found ------------------------------------------------------------------ */
 
 /* On the loop's clock, 5 s early; 0: over already. */
 static hm_ns record_expires(const struct hm_directory_cache *cache, const struct hm_record *record)
@@ -310,7 +314,7 @@ static void take(struct hm_directory_cache *cache, struct hm_page *page, enum hm
     if (page->suspect_until > now) page->fresh_until = now + SUSPECT_REFRESH;
 }
 
-/* ---- fetching --------------------------------------------------------------------------------------------------- */
+/* ---- fetching -------------------------------------------------------------------------------- */
 
 static void found(void *arg, enum hm_status status, const struct hm_found *answer,
                   unsigned key_count)
@@ -389,7 +393,7 @@ void hm_page_fetch_end(struct hm_directory_cache *cache)
     if (cache->gathering) send_gathered(cache);
 }
 
-/* ---- suspicion -------------------------------------------------------------------------------------------------- */
+/* ---- suspicion ------------------------------------------------------------------------------- */
 
 void hm_directory_cache_suspect(struct hm_directory_cache *cache, const struct hm_node_id *server,
                                 hm_ns hold)

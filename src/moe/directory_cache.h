@@ -1,4 +1,5 @@
-/* moe/directory_cache.h - cached dictionaries of the directory, and what failed calls taught.  Internal to src/moe. */
+/* moe/directory_cache.h - cached dictionaries of the directory, and what failed calls taught.
+ * Internal to src/moe. */
 #ifndef HM_MOE_DIRECTORY_CACHE_H
 #define HM_MOE_DIRECTORY_CACHE_H
 
@@ -37,12 +38,12 @@ struct hm_page { /* one dictionary of the DHT */
     hm_ns expires;
     hm_ns suspect_until; /* 0: trusted */
     hm_ns suspect_hold;  /* of the last suspicion; the next one is held twice as long */
-    bool
-        baseline_known; /* suspected: `sequence` has been read since; a higher one is a new declaration */
+    bool baseline_known; /* suspected, and `sequence` was read since: a higher one clears it */
 };
 
 struct hm_directory_cache;
-/* `fetched` runs when a page stops fetching; from a DHT callback, or inside hm_page_fetch_end if the DHT is full. */
+/* `fetched` runs when a page stops fetching; from a DHT callback, or inside hm_page_fetch_end if
+ * the DHT is full. */
 HM_MUST_CHECK enum hm_status hm_directory_cache_create(struct hm_dht *dht, struct hm_loop *loop,
                                                        unsigned pages_max, hm_ns negative_max,
                                                        void (*fetched)(void *arg), void *arg,
@@ -53,7 +54,8 @@ struct hm_page *hm_page_get(struct hm_directory_cache *cache, enum hm_page_kind 
                             const struct hm_dht_id *key);
 void hm_page_put(struct hm_page *page);
 bool hm_page_usable(const struct hm_directory_cache *cache, const struct hm_page *page);
-/* Gathers pages to fetch where they are worth it: not usable, or not fresh.  _end sends what was gathered, many keys a call. */
+/* Gathers pages to fetch where they are worth it: not usable, or not fresh.  _end sends what was
+ * gathered, many keys a call. */
 void hm_page_fetch(struct hm_directory_cache *cache, struct hm_page *page);
 void hm_page_fetch_end(struct hm_directory_cache *cache);
 /* A server page: declared, not expired and (unless `suspects` do count) not suspected. */

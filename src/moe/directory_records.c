@@ -1,13 +1,14 @@
 /* moe/directory_records.c - what the directory stores in the DHT, byte by byte.
  *
- *   expert record   key "expert:<prefix>", subkey the child's coordinate as decimal text; value u8 version, u32 experts under it
- *   name record     key "experts:", subkey the name; value u8 version, u8 dimensions
- *   server record   key "server:<node id in hex>", subkey "self"; value u8 version, string version, addresses, u32 experts,
+ *   expert record   key "expert:<prefix>", subkey the child's coordinate as decimal text; value u8
+ *   version, u32 experts under it name record     key "experts:", subkey the name; value u8
+ *   version, u8 dimensions server record   key "server:<node id in hex>", subkey "self"; value u8
+ *   version, string version, addresses, u32 experts,
  *                   u32 rows queued, u32 rows a second, u64 codecs, u64 started (wall clock)
  *
- * Failure modes: a record that does not read is skipped by readers and refused by the validators, which every DHT node
- *                of the swarm runs.  A server record is only taken under the key of its own owner, so nobody fills the
- *                dictionary of another.
+ * Failure modes: a record that does not read is skipped by readers and refused by the validators,
+ *                which every DHT node of the swarm runs.  A server record is only taken under the
+ *                key of its own owner, so nobody fills the dictionary of another.
  * Invariants:    a value written here passes the validator. */
 #include "moe/directory_records.h"
 
@@ -21,7 +22,7 @@
 enum { VALUE_VERSION = 1, EXPERT_VALUE_BYTES = 5, NAME_VALUE_BYTES = 2 };
 static const char server_subkey[] = "self";
 
-/* ---- keys ------------------------------------------------------------------------------------------------------- */
+/* ---- keys ------------------------------------------------------------------------------------ */
 
 void hm_directory_expert_key(const char *prefix, struct hm_dht_id *key)
 {
@@ -44,9 +45,10 @@ void hm_directory_names_key(struct hm_dht_id *key)
     hm_dht_key("experts:", strlen("experts:"), key);
 }
 
-/* ---- reading ---------------------------------------------------------------------------------------------------- */
+/* ---- reading --------------------------------------------------------------------------------- */
 
-/* The subkey as text, if it is one of a grid: it is put after "x." (a coordinate) or before ".0" (a name) and parsed. */
+/* The subkey as text, if it is one of a grid: it is put after "x." (a coordinate) or before ".0" (a
+ * name) and parsed. */
 static bool subkey_parses(const struct hm_record *record, const char *before, const char *after,
                           struct hm_uid *uid)
 {
@@ -144,9 +146,10 @@ const struct hm_validator hm_directory_validators[] = {
 };
 const unsigned hm_directory_validator_count = HM_COUNT_OF(hm_directory_validators);
 
-/* ---- writing ---------------------------------------------------------------------------------------------------- */
+/* ---- writing --------------------------------------------------------------------------------- */
 
-/* A branch is a uid cut after one of its coordinates: "ffn.3" is the child 3 of "ffn.", "ffn.3.1" the child 1 of "ffn.3.". */
+/* A branch is a uid cut after one of its coordinates: "ffn.3" is the child 3 of "ffn.", "ffn.3.1"
+ * the child 1 of "ffn.3.". */
 struct branch {
     char text[HM_UID_BYTES];
     uint8_t name_bytes, dim_count, grid_dims;
@@ -220,7 +223,8 @@ static void make_server(struct maker *maker, const struct hm_server_info *info)
     struct hm_record *record = make_record(maker, HM_SCHEMA_SERVER, server_subkey,
                                            sizeof server_subkey - 1, HM_DIRECTORY_SERVER_LIFE);
     hm_directory_server_key(&info->node, &record->key);
-    /* All addresses at their longest would pass the value's limit; the first ones are the best ones. */
+    /* All addresses at their longest would pass the value's limit; the first ones are the best
+     * ones. */
     struct hm_addrs addrs = info->addrs;
     size_t bytes = 0, room = HM_RECORD_VALUE_BYTES_MAX - 128;
     for (unsigned i = 0; i < addrs.count; i++) {

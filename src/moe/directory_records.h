@@ -1,4 +1,5 @@
-/* moe/directory_records.h - the directory's records: keys, values, validators.  Internal to src/moe. */
+/* moe/directory_records.h - the directory's records: keys, values, validators.  Internal to
+ * src/moe. */
 #ifndef HM_MOE_DIRECTORY_RECORDS_H
 #define HM_MOE_DIRECTORY_RECORDS_H
 
@@ -7,7 +8,8 @@
 void hm_directory_expert_key(const char *prefix, struct hm_dht_id *key);
 void hm_directory_server_key(const struct hm_node_id *server, struct hm_dht_id *key);
 void hm_directory_names_key(struct hm_dht_id *key);
-/* Records off the DHT -> what they say; false: nothing that we understand (the record is skipped). */
+/* Records off the DHT -> what they say; false: nothing that we understand (the record is skipped).
+ * */
 bool hm_directory_expert_decode(const struct hm_record *record, uint32_t *coordinate);
 bool hm_directory_name_decode(const struct hm_record *record, struct hm_grid_name *name);
 bool hm_directory_server_decode(const struct hm_record *record, struct hm_server_info *info);

@@ -1,10 +1,13 @@
 /* moe/dispatch.c - operations over many servers: grouping, k_min, deadlines, the end.
  *
- * Happy path:    parts are grouped by server, addresses of servers that are not connected come from the directory, calls go
- *                out, parts are decided one by one, and the end comes in a turn of its own.
- * Failure modes: see dispatch.h; whatever happens the operation ends at its deadline, because that timer always runs.
- * Invariants:    answered[r] <= hopeful[r]; rows_short is the number of rows with answered < need; parts_open the number of
- *                parts in HM_INPROGRESS; after the callback nothing of the operation is referred to. */
+ * Happy path:    parts are grouped by server, addresses of servers that are not connected come from
+ *                the directory, calls go out, parts are decided one by one, and the end comes in a
+ *                turn of its own.
+ * Failure modes: see dispatch.h; whatever happens the operation ends at its deadline, because that
+ *                timer always runs.
+ * Invariants:    answered[r] <= hopeful[r]; rows_short is the number of rows with answered < need;
+ *                parts_open the number of parts in HM_INPROGRESS; after the callback nothing of the
+ *                operation is referred to. */
 #include "moe/dispatch.h"
 
 #include "moe/dispatch_internal.h"
@@ -88,7 +91,7 @@ void hm_dispatch_stats(const struct hm_dispatch *dispatch, struct hm_dispatch_st
     stats->rows = atomic_load_explicit(&dispatch->rows, memory_order_relaxed);
 }
 
-/* ---- the end ---------------------------------------------------------------------------------------------------- */
+/* ---- the end --------------------------------------------------------------------------------- */
 
 static void end_soon(struct hm_dispatch_op *op)
 {
@@ -176,7 +179,7 @@ void hm_dispatch_cancel(struct hm_dispatch_op *op)
     end_soon(op);
 }
 
-/* ---- decisions -------------------------------------------------------------------------------------------------- */
+/* ---- decisions ------------------------------------------------------------------------------- */
 
 static void arm(struct hm_dispatch_op *op, hm_ns after)
 {
@@ -214,7 +217,7 @@ void hm_dispatch_decide(struct hm_dispatch_op *op, struct hm_dispatch_part *part
     }
 }
 
-/* ---- starting --------------------------------------------------------------------------------------------------- */
+/* ---- starting -------------------------------------------------------------------------------- */
 
 static enum hm_status check(struct hm_dispatch_op *op)
 {

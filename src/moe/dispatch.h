@@ -1,15 +1,19 @@
-/* moe/dispatch.h - many (expert, rows) at once: one call a server, each row sent once, answers part by part.
+/* moe/dispatch.h - many (expert, rows) at once: one call a server, each row sent once, answers part
+ * by part.
  *
  *      start ──► ADDRESSES (of servers not connected yet) ──► RUNNING ──► cb, exactly once
  *
- * An operation groups its parts by server, copies the rows that a server needs into a pooled slab (the wire never refers
- * to the caller's memory) and collects the answers.  It ends, with what is still running cancelled and masked as late:
+ * An operation groups its parts by server, copies the rows that a server needs into a pooled slab
+ * (the wire never refers to the caller's memory) and collects the answers.  It ends, with what is
+ * still running cancelled and masked as late:
  *   - when every part is answered or has failed;
  *   - timeout_after_k_min after every row has k_min answers;
  *   - at once when some row cannot reach k_min any more;
  *   - at its deadline.
- * Failed calls teach the directory at once: PEER scope (and HM_ERR_DRAINING) suspects the server, HM_ERR_EXPERT_GONE the
- * expert there; a server that was silent until the deadline while another answered is suspected too.  Backward calls carry this client's incarnation and a growing sequence, and are never repeated.
+ * Failed calls teach the directory at once: PEER scope (and HM_ERR_DRAINING) suspects the server,
+ * HM_ERR_EXPERT_GONE the expert there; a server that was silent until the deadline while another
+ * answered is suspected too.  Backward calls carry this client's incarnation and a growing
+ * sequence, and are never repeated.
  *
  * Thread: loop; the callback never runs inside a call made by the user. */
 #ifndef HM_MOE_DISPATCH_H
@@ -20,27 +24,25 @@
 
 #define HM_MOE_TIMEOUT_MAX (3600 * HM_S) /* longer ones are cut to it: everything ends */
 
-struct
-    hm_dispatch; /* this node as a client of experts: one a node, shared by all mixtures and remote experts */
+/* This node as a client of experts: one a node, shared by all mixtures and remote experts. */
+struct hm_dispatch;
 struct hm_dispatch_conf {
     struct hm_rpc *rpc;
     struct hm_directory *directory;
-    uint8_t priority; /* of its calls, < HM_CALL_PRIORITIES */
-    unsigned
-        calls_max; /* to servers at once, those that an ended operation left behind included; 0: 1024 */
+    uint8_t priority;   /* of its calls, < HM_CALL_PRIORITIES */
+    unsigned calls_max; /* to servers at once, those that ended operations left included; 0: 1024 */
 };
 HM_MUST_CHECK enum hm_status hm_dispatch_create(const struct hm_dispatch_conf *conf,
                                                 struct hm_dispatch **dispatch);
-/* Every operation must have ended.  What they left on the wire is cancelled; then done, and dispatch is gone.  Before
- * hm_rpc_close and hm_directory_destroy. */
+/* Every operation must have ended.  What they left on the wire is cancelled; then done, and
+ * dispatch is gone.  Before hm_rpc_close and hm_directory_destroy. */
 void hm_dispatch_close(struct hm_dispatch *dispatch, void (*done)(void *arg), void *arg);
 struct hm_loop *hm_dispatch_loop(const struct hm_dispatch *dispatch);
 struct hm_directory *hm_dispatch_directory(const struct hm_dispatch *dispatch);
 struct hm_rpc *hm_dispatch_rpc(const struct hm_dispatch *dispatch);
 
-struct hm_dispatch_stats { /* since create */
-    uint64_t calls,
-        calls_failed; /* to servers; failed: ended otherwise than with all its answers, cancels not counted */
+struct hm_dispatch_stats {        /* since create */
+    uint64_t calls, calls_failed; /* to servers; failed: without all answers, cancels not counted */
     uint64_t parts, parts_failed; /* failed: answered with a status, late or lost */
     uint64_t rows;                /* sent, each once a call */
 };
@@ -60,16 +62,16 @@ struct hm_dispatch_part { /* one expert and its rows */
     uint32_t retry_after_us;
 };
 struct hm_dispatch_op;
-/* HM_OK: every row has k_min answers (or as many as it has parts, if fewer); look at the parts.  HM_ERR_TIMED_OUT: the
- * deadline came before; else the status of the first failed part.  With a line (hm_fail). */
+/* HM_OK: every row has k_min answers (or as many as it has parts, if fewer); look at the parts.
+ * HM_ERR_TIMED_OUT: the deadline came before; else the status of the first failed part.  With a
+ * line (hm_fail). */
 typedef void (*hm_dispatch_cb)(struct hm_dispatch_op *op, enum hm_status status);
 struct hm_dispatch_op { /* caller's memory, until cb has run; zero it first */
     /* the caller's */
-    uint8_t pass;                 /* enum hm_pass */
-    const struct hm_codec *codec; /* NULL: none */
-    struct hm_schema schema;      /* of one row, f32 */
-    const float *x,
-        *dy; /* [row_count, columns]; dy for backward.  Read only inside start and its ADDRESSES step */
+    uint8_t pass;                  /* enum hm_pass */
+    const struct hm_codec *codec;  /* NULL: none */
+    struct hm_schema schema;       /* of one row, f32 */
+    const float *x, *dy;           /* [row_count, columns]; dy for backward; until cb */
     uint32_t row_count;            /* 1 to HM_CALL_ROWS_MAX */
     struct hm_dispatch_part *part; /* no (server, uid) twice */
     unsigned part_count;           /* >= 1 */
@@ -85,20 +87,22 @@ struct hm_dispatch_op { /* caller's memory, until cb has run; zero it first */
     struct hm_timer timer;  /* deadline, or k_min's */
     struct hm_timer turn;   /* start's own failures and the end, in a later turn */
     struct hm_buf *scratch; /* the next four */
-    uint32_t *answered, *hopeful,
-        *need;           /* [row_count]: answers so far; so far or still possible; wanted */
-    uint32_t *local;     /* [row_count]: a row's place in the call that is being made */
-    uint32_t rows_short; /* rows that lack answers */
+    uint32_t *answered;     /* [row_count]: answers so far */
+    uint32_t *hopeful;      /* [row_count]: answers so far or still possible */
+    uint32_t *need;         /* [row_count]: answers wanted */
+    uint32_t *local;        /* [row_count]: a row's place in the call that is being made */
+    uint32_t rows_short;    /* rows that lack answers */
     unsigned parts_open;
     uint32_t columns;
     bool looking; /* the directory holds it: its callback comes first */
     bool hopeless, late, canceled, ending;
     struct hm_link link; /* of the dispatch's operations */
 };
-/* HM_OK: cb will come.  HM_ERR_INVALID, HM_ERR_TOO_BIG (with a line), HM_ERR_BUSY (no buffers now): nothing was started. */
+/* HM_OK: cb will come.  HM_ERR_INVALID, HM_ERR_TOO_BIG (with a line), HM_ERR_BUSY (no buffers now):
+ * nothing was started. */
 HM_MUST_CHECK enum hm_status hm_dispatch_start(struct hm_dispatch *dispatch,
                                                struct hm_dispatch_op *op);
-void hm_dispatch_cancel(
-    struct hm_dispatch_op *op); /* cb still comes, in a later turn, with HM_ERR_CANCELED */
+/* cb still comes, in a later turn, with HM_ERR_CANCELED. */
+void hm_dispatch_cancel(struct hm_dispatch_op *op);
 
 #endif

@@ -3,11 +3,13 @@
  *   get ──► send ──► reply, reply, … ──► end ──► idle again (once no pull is left)
  *                        └─ the operation may leave at any time: cancelled, later replies dropped
  *
- * Happy path:    each row is copied once, whatever number of parts uses it; each reply decides one part.
- * Failure modes: a reply that does not fit what was asked breaks the protocol: its part fails, the server is suspected.
- *                A failing reply without a header, and end() with an error, fail every part that is still open.
- * Invariants:    the wire refers to the slab only, never to the caller's memory; answers are written while the operation
- *                lives, and only there. */
+ * Happy path:    each row is copied once, whatever number of parts uses it; each reply decides one
+ *                part.
+ * Failure modes: a reply that does not fit what was asked breaks the protocol: its part fails, the
+ *                server is suspected. A failing reply without a header, and end() with an error,
+ *                fail every part that is still open.
+ * Invariants:    the wire refers to the slab only, never to the caller's memory; answers are
+ *                written while the operation lives, and only there. */
 #include "moe/dispatch_internal.h"
 
 #include <math.h>
@@ -100,7 +102,7 @@ static void decide_open(struct hm_server_call *call, enum hm_status status)
     }
 }
 
-/* ---- sending ---------------------------------------------------------------------------------------------------- */
+/* ---- sending --------------------------------------------------------------------------------- */
 
 /* Numbers the rows that the call's parts use, in the order of their first use; returns how many. */
 static uint32_t number_rows(struct hm_server_call *call)
@@ -254,7 +256,7 @@ void hm_server_call_send(struct hm_server_call *call)
     give_back(call);
 }
 
-/* ---- answers ---------------------------------------------------------------------------------------------------- */
+/* ---- answers --------------------------------------------------------------------------------- */
 
 static bool all_finite(const float *value, size_t count)
 {
@@ -264,7 +266,8 @@ static bool all_finite(const float *value, size_t count)
     return true;
 }
 
-/* Rows as they came -> the part's answer.  A server's NaN masks its expert, it does not poison the mixture. */
+/* Rows as they came -> the part's answer.  A server's NaN masks its expert, it does not poison the
+ * mixture. */
 static enum hm_status take_rows(struct hm_server_call *call, unsigned number, uint8_t codec,
                                 const void *bytes, size_t byte_count)
 {

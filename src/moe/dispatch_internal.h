@@ -1,4 +1,5 @@
-/* moe/dispatch_internal.h - what dispatch.c (operations) and dispatch_call.c (one call to a server) share. */
+/* moe/dispatch_internal.h - what dispatch.c (operations) and dispatch_call.c (one call to a server)
+ * share. */
 #ifndef HM_MOE_DISPATCH_INTERNAL_H
 #define HM_MOE_DISPATCH_INTERNAL_H
 
@@ -52,7 +53,8 @@ struct hm_server_call { /* one HM_METHOD_EXPERT_CALL: pooled, outlives its opera
 /* A call for the operation, linked; NULL: calls_max. */
 struct hm_server_call *hm_server_call_get(struct hm_dispatch_op *op,
                                           const struct hm_node_id *server);
-/* Builds the slab and hands it to rpc.  What cannot be sent fails its parts; the call is given back then. */
+/* Builds the slab and hands it to rpc.  What cannot be sent fails its parts; the call is given back
+ * then. */
 void hm_server_call_send(struct hm_server_call *call);
 /* The operation has ended: whatever still comes is dropped. */
 void hm_server_call_leave(struct hm_server_call *call);

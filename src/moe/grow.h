@@ -1,4 +1,5 @@
-/* moe/grow.h - buffers that grow to the largest batch seen and stay, so that a step does not malloc after warm-up. */
+/* moe/grow.h - buffers that grow to the largest batch seen and stay, so that a step does not malloc
+ * after warm-up. */
 #ifndef HM_MOE_GROW_H
 #define HM_MOE_GROW_H
 
@@ -7,7 +8,8 @@
 #include <stdint.h>
 #include <stdlib.h>
 
-/* Makes room for `count` items of `item_bytes` in *memory (a pointer to some pointer; contents are not kept when it moves).
+/* Makes room for `count` items of `item_bytes` in *memory (a pointer to some pointer; contents are
+ * not kept when it moves).
  * False: no memory; what was there stays. */
 static inline bool hm_grow(void *memory, size_t *capacity, size_t count, size_t item_bytes)
 {

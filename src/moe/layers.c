@@ -1,7 +1,8 @@
 /* moe/layers.c - parameters of the trainer's local layers.
  *
  * Failure modes: only at create: no memory, or sizes that make no sense.
- * Invariants:    parameter and gradient are as long as each other, and zero where nothing was written. */
+ * Invariants:    parameter and gradient are as long as each other, and zero where nothing was
+ *                written. */
 #include "moe/layers.h"
 
 #include "base/rng.h"

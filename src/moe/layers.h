@@ -1,4 +1,5 @@
-/* moe/layers.h - the local layers of a trainer: parameters and gradients of each; applied by the tape. */
+/* moe/layers.h - the local layers of a trainer: parameters and gradients of each; applied by the
+ * tape. */
 #ifndef HM_MOE_LAYERS_H
 #define HM_MOE_LAYERS_H
 
@@ -17,7 +18,8 @@ struct hm_layer {
         parameter; /* linear: weight [output, input], then bias [output]; norm: scale, then shift */
     float *gradient; /* accumulated by the tape's backward; hm_layer_zero_gradient clears it */
 };
-/* Weight and bias uniform in +-1/sqrt(input), as PyTorch's default.  HM_ERR_INVALID, HM_ERR_NO_MEMORY. */
+/* Weight and bias uniform in +-1/sqrt(input), as PyTorch's default.  HM_ERR_INVALID,
+ * HM_ERR_NO_MEMORY. */
 HM_MUST_CHECK enum hm_status hm_layer_linear_create(struct hm_device *device, uint32_t input,
                                                     uint32_t output, uint64_t seed,
                                                     struct hm_layer **layer);

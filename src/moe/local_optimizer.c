@@ -1,8 +1,10 @@
 /* moe/local_optimizer.c - the optimizers of src/experts over the trainer's own layers.
  *
  * Happy path:    norm of all gradients together, one step a layer, gradients zeroed.
- * Failure modes: a gradient that is not finite steps nothing, so that one bad batch does not destroy the model.
- * Invariants:    slots lie one after another as the layers do; all layers have made the same number of steps. */
+ * Failure modes: a gradient that is not finite steps nothing, so that one bad batch does not
+ *                destroy the model.
+ * Invariants:    slots lie one after another as the layers do; all layers have made the same number
+ *                of steps. */
 #include "moe/local_optimizer.h"
 
 #include <math.h>

@@ -13,7 +13,8 @@ struct hm_local_optimizer_conf {
     float clip_norm; /* of all gradients together; 0: never */
     float weight_decay, momentum;
 };
-/* The layers (copied list; those without parameters are ignored) must outlive it.  HM_ERR_INVALID with a line. */
+/* The layers (copied list; those without parameters are ignored) must outlive it.  HM_ERR_INVALID
+ * with a line. */
 HM_MUST_CHECK enum hm_status hm_local_optimizer_create(const struct hm_local_optimizer_conf *conf,
                                                        struct hm_layer *const *layers,
                                                        unsigned layer_count,
@@ -21,8 +22,8 @@ HM_MUST_CHECK enum hm_status hm_local_optimizer_create(const struct hm_local_opt
 void hm_local_optimizer_destroy(struct hm_local_optimizer *optimizer);
 void hm_local_optimizer_set_rate(struct hm_local_optimizer *optimizer, float rate);
 uint64_t hm_local_optimizer_steps(const struct hm_local_optimizer *optimizer);
-/* One step of every layer, then zeroes their gradients.  HM_ERR_NUMERIC (nothing stepped, gradients zeroed) if a gradient is
- * not finite. */
+/* One step of every layer, then zeroes their gradients.  HM_ERR_NUMERIC (nothing stepped, gradients
+ * zeroed) if a gradient is not finite. */
 HM_MUST_CHECK enum hm_status hm_local_optimizer_step(struct hm_local_optimizer *optimizer);
 void hm_local_optimizer_zero(struct hm_local_optimizer *optimizer); /* the gradients */
 

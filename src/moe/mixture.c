@@ -3,10 +3,13 @@
  *   IDLE ──forward──► SEARCHING ──► CALLING ──► HOLDS ──backward──► BACKWARD ──► IDLE
  *     └────choose───► SEARCHING ──► IDLE (with the choice)             (any failure: IDLE)
  *
- * Happy path:    choices are sorted into slots, an expert's slots together; an answer's row lies where its slot says.
- * Failure modes: a row without k_min answers fails the pass; a masked expert has no weight.  In backward only experts
- *                that answered forward are asked, at the server that answered; those that fail are constants.
- * Invariants:    weights of a row's survivors sum to 1; y, dx and dlogits are written on success only. */
+ * Happy path:    choices are sorted into slots, an expert's slots together; an answer's row lies
+ *                where its slot says.
+ * Failure modes: a row without k_min answers fails the pass; a masked expert has no weight.  In
+ *                backward only experts that answered forward are asked, at the server that
+ *                answered; those that fail are constants.
+ * Invariants:    weights of a row's survivors sum to 1; y, dx and dlogits are written on success
+ *                only. */
 #include "moe/mixture.h"
 
 #include "base/assert.h"
@@ -118,7 +121,7 @@ static hm_ns earlier(struct hm_mixture *mixture, hm_ns timeout, hm_ns deadline)
     return own < deadline ? own : deadline;
 }
 
-/* ---- choosing --------------------------------------------------------------------------------------------------- */
+/* ---- choosing -------------------------------------------------------------------------------- */
 
 static void chosen(struct hm_beam_op *beam, enum hm_status status);
 
@@ -157,7 +160,7 @@ enum hm_status hm_mixture_choose(struct hm_mixture_op *op, const struct hm_tenso
     return search(op, hm_f32(logits), rows, deadline, cb);
 }
 
-/* ---- forward ---------------------------------------------------------------------------------------------------- */
+/* ---- forward --------------------------------------------------------------------------------- */
 
 /* Sorts the choices by expert: slots, and one part an expert. */
 static bool make_slots(struct hm_mixture_op *op)
@@ -333,7 +336,7 @@ enum hm_status hm_mixture_forward(struct hm_mixture_op *op, const struct hm_tens
     return search(op, hm_f32(logits), rows, deadline, cb);
 }
 
-/* ---- backward --------------------------------------------------------------------------------------------------- */
+/* ---- backward -------------------------------------------------------------------------------- */
 
 static float dot(const float *a, const float *b, uint32_t count)
 {
@@ -342,8 +345,9 @@ static float dot(const float *a, const float *b, uint32_t count)
     return sum;
 }
 
-/* Through the softmax: with g_e = dy . y_e, dlogit_e = w_e (g_e - sum of w g), added to each of the expert's coordinates.
- * Every forward survivor takes part, also one that failed in backward: its y_e is known. */
+/* Through the softmax: with g_e = dy . y_e, dlogit_e = w_e (g_e - sum of w g), added to each of the
+ * expert's coordinates. Every forward survivor takes part, also one that failed in backward: its
+ * y_e is known. */
 static void gate_gradient(struct hm_mixture_op *op, uint32_t row)
 {
     const struct hm_beam_grid *grid = &op->mixture->grid;
@@ -434,7 +438,7 @@ enum hm_status hm_mixture_backward(struct hm_mixture_op *op, const struct hm_ten
     return status;
 }
 
-/* ---- balance ---------------------------------------------------------------------------------------------------- */
+/* ---- balance --------------------------------------------------------------------------------- */
 
 float hm_mixture_balance(struct hm_mixture_op *op, float scale, float *dlogits)
 {

@@ -1,16 +1,18 @@
 /* moe/mixture.h - a layer whose experts live on other machines.
  *
- *   logits = gate(x)                       the caller's: any function hidden -> sum of the grid's sizes
- *   chosen = k best live experts of a row   (beam.h)
- *   y_e    = expert e's answer              (dispatch.h); those that fail or are late are masked out
- *   w      = softmax over a row's survivors of the summed logits
+ *   logits = gate(x)                       the caller's: any function hidden -> sum of the grid's
+ *   sizes chosen = k best live experts of a row   (beam.h)
+ *   y_e    = expert e's answer              (dispatch.h); those that fail or are late are masked
+ *   out w      = softmax over a row's survivors of the summed logits
  *   y      = sum of w_e * y_e
- * Backward: expert e gets w_e * dy (each row sent once a server, scaled there); dx = sum of what they answer; the gate's
- * gradient goes through the softmax.  An expert that fails in backward counts as a constant: no dx from it, its share of
- * the gate's gradient stays, because y_e is known.
+ * Backward: expert e gets w_e * dy (each row sent once a server, scaled there); dx = sum of what
+ *           they answer; the gate's
+ * gradient goes through the softmax.  An expert that fails in backward counts as a constant: no dx
+ * from it, its share of the gate's gradient stays, because y_e is known.
  *
  * Thread: loop; callbacks never run inside a call made by the user.
- * Memory: an op keeps its buffers from one pass to the next; they grow to the largest batch and stay. */
+ * Memory: an op keeps its buffers from one pass to the next; they grow to the largest batch and
+ *         stay. */
 #ifndef HM_MOE_MIXTURE_H
 #define HM_MOE_MIXTURE_H
 
@@ -60,7 +62,8 @@ struct hm_mixture_op { /* caller's memory; a node of the tape */
     bool choose_only;
     struct hm_beam_op beam; /* after choose or forward: op->beam.expert, .choice, .choice_count */
     struct hm_dispatch_op dispatch;
-    /* Slot s is one (row, expert) pair; the slots of an expert lie together, in the order of its rows. */
+    /* Slot s is one (row, expert) pair; the slots of an expert lie together, in the order of its
+     * rows. */
     struct hm_dispatch_part *part;      /* [experts]: forward */
     struct hm_dispatch_part *part_back; /* those that answered forward */
     unsigned part_count, back_count;
@@ -80,26 +83,28 @@ struct hm_mixture_op { /* caller's memory; a node of the tape */
 void hm_mixture_op_init(struct hm_mixture *mixture, struct hm_mixture_op *op);
 void hm_mixture_op_fini(struct hm_mixture_op *op); /* not while a pass runs */
 
-/* Which experts are best: logits [.., gate columns] f32 -> op->beam's results.  Errors as hm_beam_start's. */
+/* Which experts are best: logits [.., gate columns] f32 -> op->beam's results.  Errors as
+ * hm_beam_start's. */
 HM_MUST_CHECK enum hm_status hm_mixture_choose(struct hm_mixture_op *op,
                                                const struct hm_tensor *logits, hm_ns deadline,
                                                hm_mixture_cb cb);
-/* x [.., hidden], logits [.., gate columns] -> y [.., hidden], all f32, leading dims are rows.  x and logits stay until
- * hm_mixture_release; y is written only on success.
- * Errors: HM_ERR_SHAPE (from the call, with a line); from cb what beam and dispatch say: HM_ERR_NOT_FOUND without a live
+/* x [.., hidden], logits [.., gate columns] -> y [.., hidden], all f32, leading dims are rows.  x
+ * and logits stay until hm_mixture_release; y is written only on success.
+ * Errors: HM_ERR_SHAPE (from the call, with a line); from cb what beam and dispatch say:
+ *         HM_ERR_NOT_FOUND without a live
  * expert, HM_ERR_TIMED_OUT or the first failure's status when a row has fewer than k_min. */
 HM_MUST_CHECK enum hm_status hm_mixture_forward(struct hm_mixture_op *op, const struct hm_tensor *x,
                                                 const struct hm_tensor *logits, struct hm_tensor *y,
                                                 hm_ns deadline, hm_mixture_cb cb);
-/* dy [.., hidden] -> dx [.., hidden] (=) from the experts, dlogits [.., gate columns] (=); only after a forward that gave
- * HM_OK, once. */
+/* dy [.., hidden] -> dx [.., hidden] (=) from the experts, dlogits [.., gate columns] (=); only
+ * after a forward that gave HM_OK, once. */
 HM_MUST_CHECK enum hm_status hm_mixture_backward(struct hm_mixture_op *op,
                                                  const struct hm_tensor *dy, struct hm_tensor *dx,
                                                  struct hm_tensor *dlogits, hm_ns deadline,
                                                  hm_mixture_cb cb);
 void hm_mixture_release(struct hm_mixture_op *op); /* forgets the pass, keeps the buffers */
-/* The balance loss of what the op has chosen (after choose or forward, until release); see balance.h.  Any thread that is
- * alone with the op. */
+/* The balance loss of what the op has chosen (after choose or forward, until release); see
+ * balance.h.  Any thread that is alone with the op. */
 float hm_mixture_balance(struct hm_mixture_op *op, float scale, float *dlogits);
 
 #endif

@@ -1,12 +1,14 @@
 /* moe/remote_expert.c - one expert by name.
  *
- *   find:               children of its prefix ──► its server's addresses ──► HM_METHOD_EXPERT_INFO ──► cb
- *   forward, backward:  children of its prefix ──► dispatch, one part with all rows ──► cb
+ *   find:               children of its prefix ──► its server's addresses ──► HM_METHOD_EXPERT_INFO
+ *   ──► cb forward, backward:  children of its prefix ──► dispatch, one part with all rows ──► cb
  *
  * Happy path:    the directory answers from its cache, so a pass costs one turn and one call.
- * Failure modes: nobody serves it: HM_ERR_NOT_FOUND.  A failed call teaches the directory as dispatch does, so the next
- *                operation finds another server or says that there is none.
- * Invariants:    the output is written on success only: answers lie in a pooled buffer until then. */
+ * Failure modes: nobody serves it: HM_ERR_NOT_FOUND.  A failed call teaches the directory as
+ *                dispatch does, so the next operation finds another server or says that there is
+ *                none.
+ * Invariants:    the output is written on success only: answers lie in a pooled buffer until then.
+ *                */
 #include "moe/remote_expert.h"
 
 #include "base/assert.h"
@@ -26,7 +28,7 @@ static void end(struct hm_moe_expert_op *op, enum hm_status status)
     op->cb(op, status);
 }
 
-/* ---- forward and backward --------------------------------------------------------------------------------------- */
+/* ---- forward and backward -------------------------------------------------------------------- */
 
 static void pass_ended(struct hm_dispatch_op *pass, enum hm_status status)
 {
@@ -74,7 +76,7 @@ static enum hm_status call_expert(struct hm_moe_expert_op *op)
     return hm_dispatch_start(op->dispatch, &op->pass);
 }
 
-/* ---- info ------------------------------------------------------------------------------------------------------- */
+/* ---- info ------------------------------------------------------------------------------------ */
 
 static void info_reply(struct hm_call *call, enum hm_status status, const void *header,
                        size_t header_bytes, struct hm_inbound *in)
@@ -137,7 +139,7 @@ static void addresses(void *arg, enum hm_status status, const struct hm_server_i
     end(op, status);
 }
 
-/* ---- who serves it ---------------------------------------------------------------------------------------------- */
+/* ---- who serves it --------------------------------------------------------------------------- */
 
 static void found(void *arg, enum hm_status status, const struct hm_children *children,
                   unsigned prefix_count)

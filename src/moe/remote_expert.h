@@ -1,6 +1,7 @@
 /* moe/remote_expert.h - one expert by name, wherever it lives now: info, forward, backward.
  *
- * Every operation asks the directory (its cache) who serves the uid, so an expert that moved is found again.
+ * Every operation asks the directory (its cache) who serves the uid, so an expert that moved is
+ * found again.
  *
  * Thread: loop; callbacks never run inside a call made by the user. */
 #ifndef HM_MOE_REMOTE_EXPERT_H
@@ -33,7 +34,8 @@ struct hm_moe_expert_op { /* caller's memory, until cb has run; zero it first */
     const struct hm_tensor *x, *dy;
     struct hm_tensor *out;
 };
-/* Who serves it, and what it is (op->info, op->server).  HM_ERR_NOT_FOUND with a line if nobody serves it. */
+/* Who serves it, and what it is (op->info, op->server).  HM_ERR_NOT_FOUND with a line if nobody
+ * serves it. */
 HM_MUST_CHECK enum hm_status hm_moe_expert_find(struct hm_dispatch *dispatch,
                                                 struct hm_moe_expert_op *op,
                                                 const struct hm_uid *uid, hm_ns deadline,
@@ -45,7 +47,8 @@ HM_MUST_CHECK enum hm_status hm_moe_expert_forward(struct hm_dispatch *dispatch,
                                                    const struct hm_uid *uid,
                                                    const struct hm_tensor *x, struct hm_tensor *y,
                                                    hm_ns deadline, hm_moe_expert_cb cb);
-/* dx (=): gradient with respect to x; the expert makes one optimizer step, at most once, never repeated. */
+/* dx (=): gradient with respect to x; the expert makes one optimizer step, at most once, never
+ * repeated. */
 HM_MUST_CHECK enum hm_status
 hm_moe_expert_backward(struct hm_dispatch *dispatch, struct hm_moe_expert_op *op,
                        const struct hm_uid *uid, const struct hm_tensor *x,

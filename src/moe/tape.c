@@ -1,10 +1,12 @@
 /* moe/tape.c - values, local nodes, the walk back.
  *
- * Happy path:    forward functions append nodes; backward starts with 1 at the loss and lets each node, the last first, give
- *                its gradient on.  A value that several nodes used adds up what they give.
- * Failure modes: the first error is kept with its line; everything after it does nothing, so that a caller may check once.
- * Invariants:    a node's inputs are older than its output, so the reverse order is a topological one.  Nothing is freed
- *                before reset. */
+ * Happy path:    forward functions append nodes; backward starts with 1 at the loss and lets each
+ *                node, the last first, give its gradient on.  A value that several nodes used adds
+ *                up what they give.
+ * Failure modes: the first error is kept with its line; everything after it does nothing, so that a
+ *                caller may check once.
+ * Invariants:    a node's inputs are older than its output, so the reverse order is a topological
+ *                one.  Nothing is freed before reset. */
 #include "moe/tape.h"
 
 #include "moe/shape.h"
@@ -80,7 +82,7 @@ hm_moe_value hm_moe_tape_fail(struct hm_moe_tape *tape, enum hm_status status)
     return HM_MOE_VALUE_NONE;
 }
 
-/* ---- values and nodes ------------------------------------------------------------------------------------------- */
+/* ---- values and nodes ------------------------------------------------------------------------ */
 
 bool hm_tape_usable(struct hm_moe_tape *tape, hm_moe_value value)
 {
@@ -217,7 +219,7 @@ hm_moe_value hm_moe_tape_input(struct hm_moe_tape *tape, const struct hm_tensor 
     return value;
 }
 
-/* ---- layers ----------------------------------------------------------------------------------------------------- */
+/* ---- layers ---------------------------------------------------------------------------------- */
 
 static struct hm_tensor weight_of(const struct hm_layer *layer, float *memory)
 {
@@ -331,7 +333,7 @@ hm_moe_value hm_moe_tape_layer(struct hm_moe_tape *tape, struct hm_layer *layer,
     return y;
 }
 
-/* ---- sums ------------------------------------------------------------------------------------------------------- */
+/* ---- sums ------------------------------------------------------------------------------------ */
 
 /* factor * dy, to one of the inputs. */
 static enum hm_status give_scaled(struct hm_moe_tape *tape, hm_moe_value to,
@@ -390,7 +392,7 @@ hm_moe_value hm_moe_tape_scale(struct hm_moe_tape *tape, hm_moe_value a, float f
     return y;
 }
 
-/* ---- cross entropy ---------------------------------------------------------------------------------------------- */
+/* ---- cross entropy --------------------------------------------------------------------------- */
 
 static enum hm_status cross_entropy_backward(struct hm_moe_tape *tape, struct hm_tape_node *node)
 {
@@ -431,7 +433,7 @@ hm_moe_value hm_moe_tape_cross_entropy(struct hm_moe_tape *tape, hm_moe_value lo
     return loss;
 }
 
-/* ---- backward --------------------------------------------------------------------------------------------------- */
+/* ---- backward -------------------------------------------------------------------------------- */
 
 enum hm_status hm_moe_tape_backward(struct hm_moe_tape *tape, hm_moe_value loss)
 {

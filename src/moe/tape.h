@@ -1,12 +1,14 @@
 /* moe/tape.h - a small reverse-mode tape: local layers, remote experts and remote mixtures alike.
  *
- * A value is [rows.., columns] f32, named by its index.  Each function computes its value at once and appends a node;
- * backward walks the nodes in reverse.  The first error of the whole pass is kept: from then on every function answers
- * HM_MOE_VALUE_NONE and does nothing, and backward returns that error with its line.
+ * A value is [rows.., columns] f32, named by its index.  Each function computes its value at once
+ * and appends a node; backward walks the nodes in reverse.  The first error of the whole pass is
+ * kept: from then on every function answers HM_MOE_VALUE_NONE and does nothing, and backward
+ * returns that error with its line.
  *
- * Memory:  values and gradients lie in an arena that reset empties and keeps: no malloc after the first steps.
- *          Parameter gradients are accumulated (+=) into the layers.
- * Thread:  one caller's thread at a time, not the loop's (or the simulated loop's own, see bridge.h); remote nodes block. */
+ * Memory:  values and gradients lie in an arena that reset empties and keeps: no malloc after the
+ *          first steps. Parameter gradients are accumulated (+=) into the layers.
+ * Thread:  one caller's thread at a time, not the loop's (or the simulated loop's own, see
+ *          bridge.h); remote nodes block. */
 #ifndef HM_MOE_TAPE_H
 #define HM_MOE_TAPE_H
 
@@ -40,20 +42,23 @@ hm_moe_value hm_moe_tape_scale(struct hm_moe_tape *tape, hm_moe_value a, float f
 /* The gate (a linear layer hidden -> hm_mixture_gate_columns) and its mixture. */
 hm_moe_value hm_moe_tape_mixture(struct hm_moe_tape *tape, struct hm_mixture *mixture,
                                  struct hm_layer *gate, hm_moe_value x);
-/* [1, 1]: the balance loss of a value that hm_moe_tape_mixture gave; add it (scaled) to the loss. */
+/* [1, 1]: the balance loss of a value that hm_moe_tape_mixture gave; add it (scaled) to the loss.
+ * */
 hm_moe_value hm_moe_tape_balance(struct hm_moe_tape *tape, hm_moe_value mixed);
 hm_moe_value hm_moe_tape_expert(struct hm_moe_tape *tape, struct hm_dispatch *dispatch,
                                 const struct hm_uid *uid, hm_ns timeout, hm_moe_value x);
-/* [1, 1]: mean over rows of -log softmax(logits)[label]; labels [rows] are copied.  HM_ERR_INVALID: a label out of range. */
+/* [1, 1]: mean over rows of -log softmax(logits)[label]; labels [rows] are copied.  HM_ERR_INVALID:
+ * a label out of range. */
 hm_moe_value hm_moe_tape_cross_entropy(struct hm_moe_tape *tape, hm_moe_value logits,
                                        const int64_t *label);
 
 /* A view, until reset; of HM_MOE_VALUE_NONE an empty tensor (data.base NULL). */
 struct hm_tensor hm_moe_tape_value(const struct hm_moe_tape *tape, hm_moe_value value);
-/* The loss [1, 1] with respect to the value, after backward; data.base NULL: the loss does not depend on it. */
+/* The loss [1, 1] with respect to the value, after backward; data.base NULL: the loss does not
+ * depend on it. */
 struct hm_tensor hm_moe_tape_gradient(const struct hm_moe_tape *tape, hm_moe_value value);
-/* Once a pass.  The first error of the whole pass, also of the functions above; parameter gradients are then incomplete:
- * zero them and make no step. */
+/* Once a pass.  The first error of the whole pass, also of the functions above; parameter gradients
+ * are then incomplete: zero them and make no step. */
 HM_MUST_CHECK enum hm_status hm_moe_tape_backward(struct hm_moe_tape *tape, hm_moe_value loss);
 
 struct hm_moe_tape_counts { /* of the remote nodes since reset */

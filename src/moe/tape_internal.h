@@ -1,4 +1,5 @@
-/* moe/tape_internal.h - what tape.c (values, local nodes) and tape_remote.c (nodes that live elsewhere) share. */
+/* moe/tape_internal.h - what tape.c (values, local nodes) and tape_remote.c (nodes that live
+ * elsewhere) share. */
 #ifndef HM_MOE_TAPE_INTERNAL_H
 #define HM_MOE_TAPE_INTERNAL_H
 
@@ -76,7 +77,8 @@ struct hm_tape_node *hm_tape_add_node(struct hm_moe_tape *tape, hm_tape_backward
 float *hm_tape_memory(struct hm_moe_tape *tape, size_t elements); /* NULL: noted */
 struct hm_tensor hm_tape_matrix(const struct hm_moe_tape *tape, hm_moe_value value);
 struct hm_tensor hm_tape_gradient_matrix(const struct hm_moe_tape *tape, hm_moe_value value);
-/* Where to write (=) a gradient of the value; then _give, which adds it where there is one already. */
+/* Where to write (=) a gradient of the value; then _give, which adds it where there is one already.
+ * */
 HM_MUST_CHECK enum hm_status hm_tape_gradient_take(struct hm_moe_tape *tape, hm_moe_value value,
                                                    struct hm_tensor *into);
 HM_MUST_CHECK enum hm_status hm_tape_gradient_give(struct hm_moe_tape *tape, hm_moe_value value,

@@ -1,13 +1,16 @@
-/* moe/tape_remote.c - nodes of the tape that live elsewhere: remote mixtures (with their gates), remote experts.
+/* moe/tape_remote.c - nodes of the tape that live elsewhere: remote mixtures (with their gates),
+ * remote experts.
  *
- * Happy path:    the caller's thread waits (bridge.h) while the loop runs the operation on the tape's own memory.
- * Failure modes: an operation's error is the tape's; it has ended then, so the memory is the tape's again.
+ * Happy path:    the caller's thread waits (bridge.h) while the loop runs the operation on the
+ *                tape's own memory.
+ * Failure modes: an operation's error is the tape's; it has ended then, so the memory is the tape's
+ *                again.
  * Invariants:    an operation belongs to one node from its forward to the next reset. */
 #include "moe/tape_internal.h"
 
 #include <stdlib.h>
 
-/* ---- mixtures --------------------------------------------------------------------------------------------------- */
+/* ---- mixtures -------------------------------------------------------------------------------- */
 
 static void mixture_ended(struct hm_mixture_op *op, enum hm_status status)
 {
@@ -141,7 +144,7 @@ hm_moe_value hm_moe_tape_balance(struct hm_moe_tape *tape, hm_moe_value mixed)
     return loss;
 }
 
-/* ---- experts ---------------------------------------------------------------------------------------------------- */
+/* ---- experts --------------------------------------------------------------------------------- */
 
 static void expert_ended(struct hm_moe_expert_op *op, enum hm_status status)
 {
@@ -223,7 +226,7 @@ hm_moe_value hm_moe_tape_expert(struct hm_moe_tape *tape, struct hm_dispatch *di
     return y;
 }
 
-/* ---- reset ------------------------------------------------------------------------------------------------------ */
+/* ---- reset ----------------------------------------------------------------------------------- */
 
 void hm_tape_remote_reset(struct hm_moe_tape *tape)
 {

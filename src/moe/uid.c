@@ -1,11 +1,12 @@
 /* moe/uid.c - parsing, making and expanding the names of experts.
  *
  * Happy path:    "ffn.3.1" -> name "ffn", coordinates {3, 1}; "ffn.[0:2].7" -> ffn.0.7, ffn.1.7.
- * Failure modes: any other text is HM_ERR_INVALID with a line; more than count_max names is HM_ERR_TOO_BIG, found before
- *                anything is allocated.
+ * Failure modes: any other text is HM_ERR_INVALID with a line; more than count_max names is
+ *                HM_ERR_TOO_BIG, found before anything is allocated.
  * Invariants:    the text of a parsed uid is canonical: equal texts are equal experts.
  *
- * Stricter than the reference in one thing: a name has no control characters or spaces, since names are printed. */
+ * Stricter than the reference in one thing: a name has no control characters or spaces, since names
+ * are printed. */
 #include "moe/uid.h"
 
 #include "base/assert.h"
@@ -104,7 +105,7 @@ size_t hm_uid_prefix(const struct hm_uid *uid, unsigned dims, char prefix[HM_UID
     return length;
 }
 
-/* ---- patterns --------------------------------------------------------------------------------------------------- */
+/* ---- patterns -------------------------------------------------------------------------------- */
 
 struct range {
     uint32_t begin, end; /* end exclusive */
