@@ -1,12 +1,15 @@
-/* perf/raw_tls_echo.c - the limit of the open plane on this machine: rows echoed over plain OpenSSL, without any of our
- * layers.
+/* perf/raw_tls_echo.c - the limit of the open plane on this machine: rows echoed over plain
+ * OpenSSL, without any of our layers.
  *
- *   perf-raw_tls_echo [--mode bulk|single|both] [--clients N] [--connections C] [--rows R] [--hidden H] [--seconds S]
+ *   perf-raw_tls_echo [--mode bulk|single|both] [--clients N] [--connections C] [--rows R]
+ *                     [--hidden H] [--seconds S]
  *
- * bulk:    N client processes; each sends R rows of H f32, reads them back, and again.  The server has a thread a connection.
- * single:  one client process with C connections (or N processes with C / N each), each with one row in flight; the server
- *          is one thread on epoll, and so is a client.
- * TLS 1.3, AES-128-GCM, an Ed25519 certificate made here, nobody is verified.  Prints one JSON line a mode. */
+ * bulk:    N client processes; each sends R rows of H f32, reads them back, and again.  The server
+ *          has a thread a connection.
+ * single:  N client processes with C connections in all, each with one row in flight.  Server and
+ *          clients are one thread on epoll each.
+ * TLS 1.3, AES-128-GCM, an Ed25519 certificate made here, nobody is verified.  One JSON line a
+ * mode. */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -106,7 +109,7 @@ static bool move_all(SSL *ssl, uint8_t *bytes, size_t count, bool writing)
     return true;
 }
 
-/* ---- one thread, many connections: each reads `count` bytes, then writes them, and again ----------- */
+/* ---- one thread, many connections: each reads `count` bytes, then writes them, and again ----- */
 
 /* Moves one connection as far as it goes; -1: gone, else how many times it has finished writing. */
 static int step(struct connection *c, size_t count, bool client)
@@ -178,7 +181,7 @@ static void client_epoll(SSL_CTX *ctx, int fd[], int connections, size_t count, 
     _exit(0);
 }
 
-/* ---- a thread or a process a connection, blocking ---------------------------------------------------- */
+/* ---- a thread or a process a connection, blocking -------------------------------------------- */
 
 struct served {
     SSL_CTX *ctx;
@@ -223,7 +226,7 @@ static void client_blocking(SSL_CTX *ctx, int fd, size_t count, struct shared *s
     _exit(0);
 }
 
-/* ---- a run --------------------------------------------------------------------------------------------- */
+/* ---- a run ----------------------------------------------------------------------------------- */
 
 static int dial(struct sockaddr_in *at)
 {

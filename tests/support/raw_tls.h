@@ -1,4 +1,5 @@
-/* tests/support/raw_tls.h - a peer that speaks TLS and frames by hand, to break rules that ours keeps.
+/* tests/support/raw_tls.h - a peer that speaks TLS and frames by hand, to break rules that ours
+ * keeps.
  *
  * Blocking, for a process of its own, or non-blocking with `pump` called wherever it would wait. */
 #ifndef HM_TEST_RAW_TLS_H

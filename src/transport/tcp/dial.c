@@ -5,6 +5,7 @@
  *            are tried in turn, each with an equal share of the time that is left.
  * Failure:   HM_ERR_INVALID at once for what is no address; HM_ERR_PEER_UNREACHABLE later.
  * Invariant: the struct outlives the look-up: `resolving` keeps the endpoint from being freed. */
+#include "base/log.h"
 #include "transport/tcp/tcp.h"
 
 #include <arpa/inet.h>
@@ -83,7 +84,11 @@ static void socket_close(struct tcp_ep *ep)
 static bool attempt(struct tcp_ep *ep, const struct sockaddr_storage *address)
 {
     int fd = socket(address->ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    if (fd < 0) return false;
+    if (fd < 0) {
+        if (errno == EMFILE || errno == ENFILE)
+            hm_log(HM_LOG_WARN, "tcp", "cannot dial: %s; raise ulimit -n", strerror(errno));
+        return false;
+    }
     int failed = connect(fd, (const struct sockaddr *)address, hm_tcp_address_bytes(address));
     if (failed && errno != EINPROGRESS) {
         (void)close(fd);

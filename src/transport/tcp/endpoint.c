@@ -10,7 +10,7 @@
  *                            |                    |
  *        the peer must hear why                 it need not
  *                            v                    v
- *                         LINGER ---------------> GONE: freed once the user has dropped its inbounds
+ *                         LINGER ---------------> GONE: freed once its inbounds are dropped
  *
  * Owns:      socket, TLS connection, timers; the rest of struct tcp_ep is send.c's and receive.c's.
  * Failure:   hm_tcp_ep_fail with a status, once; everything else follows from it.
@@ -66,6 +66,7 @@ static void handshake_done(struct tcp_ep *ep)
 {
     struct hm_node_id node;
     ep->secure = true;
+    hm_tls_count(ep->ssl, &ep->tls_messages);
     ep->tcp->metrics.handshakes.value++;
     if (!hm_tls_peer(ep->ssl, &node)) {
         hm_tcp_ep_fail(ep, HM_ERR_PEER_PROTOCOL);
@@ -98,6 +99,8 @@ static void handshake_step(struct tcp_ep *ep)
 
 void hm_tcp_ep_connected(struct tcp_ep *ep, int fd, bool client)
 {
+    free(ep->dial);
+    ep->dial = NULL;
     ep->watch.fd = fd;
     ep->state = TCP_HANDSHAKE;
     hm_tcp_socket_options(fd);

@@ -5,8 +5,8 @@
  *       |  out of bounds       (HM_FRAME_HEAD)     (HM_FRAME_PART ...)    (HM_FRAME_END)
  *       '--> BAD, for ever
  *
- * Owns nothing.  Invariant: a frame that has reached HM_FRAME_HEAD is within the bounds of its type,
- * so whoever handles it checks only what depends on the connection (ids, credit, order). */
+ * Owns nothing.  Invariant: a frame that has reached HM_FRAME_HEAD is within the bounds of its
+ * type, so whoever handles it checks only what depends on the connection (ids, credit, order). */
 #include "transport/tcp/frame.h"
 
 #include "base/assert.h"

@@ -1,12 +1,11 @@
-/* transport/tcp/frame.h - the bytes of the open plane: frames, and a reader that finds them in a stream.  docs/wire.md
- * is the same in prose.
+/* transport/tcp/frame.h - the bytes of the open plane: frames, and a reader that finds them in a
+ * stream.  docs/wire.md is the same in prose.  A frame is 16 bytes, then a header, then a payload:
  *
- * A frame is 16 bytes, then a header, then a payload:
+ *     0      1   2              4                8                                16
+ *     | type | 0 | header_bytes | payload_bytes  | value                          |
  *
- *     0       1       2               4                               8                                               16
- *     | type  | 0     | header_bytes  | payload_bytes                 | value                                         |
- *
- * The reader is pure: no sockets, no memory of its own beyond the struct.  It takes any bytes in pieces of any size. */
+ * The reader is pure: no sockets, no memory of its own beyond the struct.  It takes any bytes in
+ * pieces of any size. */
 #ifndef HM_TRANSPORT_TCP_FRAME_H
 #define HM_TRANSPORT_TCP_FRAME_H
 
@@ -18,14 +17,14 @@
 enum hm_frame_type {
     HM_FRAME_HELLO =
         1, /* header: hello; value: the eager bytes that its sender holds at most (credit) */
-    HM_FRAME_MESSAGE, /* header and payload of an eager message */
-    HM_FRAME_ANNOUNCE, /* header of a large message; value: its payload bytes.  Announces count from 1: that is its id */
-    HM_FRAME_PULL,    /* value: id; send that payload */
-    HM_FRAME_DROP,    /* value: id; nobody will pull it */
-    HM_FRAME_DATA,    /* payload: the next bytes of what was pulled; value: id */
-    HM_FRAME_DONE,    /* value: id; all of it has arrived */
-    HM_FRAME_CREDIT,  /* value: eager bytes given back */
-    HM_FRAME_GOODBYE, /* value: why (a status); the last frame */
+    HM_FRAME_MESSAGE,  /* header and payload of an eager message */
+    HM_FRAME_ANNOUNCE, /* header of a large message; value: its payload bytes; the n-th has id n */
+    HM_FRAME_PULL,     /* value: id; send that payload */
+    HM_FRAME_DROP,     /* value: id; nobody will pull it */
+    HM_FRAME_DATA,     /* payload: the next bytes of what was pulled; value: id */
+    HM_FRAME_DONE,     /* value: id; all of it has arrived */
+    HM_FRAME_CREDIT,   /* value: eager bytes given back */
+    HM_FRAME_GOODBYE,  /* value: why (a status); the last frame */
     HM_FRAME_TYPES
 };
 enum {
@@ -42,10 +41,12 @@ struct hm_frame {
 };
 
 void hm_frame_encode(const struct hm_frame *frame, uint8_t bytes[HM_FRAME_BYTES]);
-/* Total: HM_ERR_PEER_PROTOCOL for an unknown type and for any field outside the bounds of its type. */
+/* Total: HM_ERR_PEER_PROTOCOL for an unknown type and for a field out of the bounds of its
+ * type. */
 HM_MUST_CHECK enum hm_status hm_frame_decode(const uint8_t bytes[HM_FRAME_BYTES],
                                              struct hm_frame *frame);
-/* What an eager message takes from its receiver's credit: nothing without a payload, else at least a page. */
+/* What an eager message takes from its receiver's credit: nothing without a payload, else at least
+ * a page. */
 uint32_t hm_frame_charge(uint32_t payload_bytes);
 
 enum hm_frame_event {
@@ -68,9 +69,11 @@ struct hm_frame_reader { /* all zero: at the start of a stream */
 /* Moves *at up to the event, and never beyond `end`.  After HM_FRAME_BAD it stays bad. */
 enum hm_frame_event hm_frame_read(struct hm_frame_reader *reader, const uint8_t **at,
                                   const uint8_t *end);
-/* Bytes that surely belong to the stage at hand: what to ask a stream for if nothing beyond is wanted. */
+/* Bytes that surely belong to the stage at hand: what to ask a stream for if nothing beyond is
+ * wanted. */
 size_t hm_frame_wanted(const struct hm_frame_reader *reader);
-/* In the midst of a payload, `byte_count` of its bytes have been read to where they belong, past this reader. */
+/* In the midst of a payload, `byte_count` of its bytes have been read to where they belong, past
+ * this reader. */
 void hm_frame_skip(struct hm_frame_reader *reader, size_t byte_count);
 
 #endif

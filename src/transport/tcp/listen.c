@@ -5,9 +5,9 @@
  * Failure:   at open HM_ERR_INVALID with a line.  Later: where descriptors or memory have run out
  *            accepting pauses for a moment instead of spinning; a connection over a limit is closed
  *            at once.
- * Invariant: at most handshakes_max accepted endpoints are not up.  When they are that many, the one
- *            that has said nothing for longest makes room once it has had HANDSHAKE_GRACE: silent
- *            strangers cannot keep others out. */
+ * Invariant: at most handshakes_max accepted endpoints are not up.  When they are that many, the
+ *            one that has said nothing for longest makes room once it has had HANDSHAKE_GRACE:
+ *            silent strangers cannot keep others out. */
 #include "base/log.h"
 #include "transport/tcp/tcp.h"
 

@@ -1,8 +1,9 @@
-/* transport/tcp/receive.c - what an endpoint receives: messages, announces, and the payloads it pulls.
+/* transport/tcp/receive.c - what an endpoint receives: messages, announces, pulled payloads.
  *
  *   eager:      MESSAGE -> message() -> [held] -> pull: copied, CREDIT owed -> pulled -> done()
  *                                          '----> drop: CREDIT owed
- *   announced:  ANNOUNCE -> message() -> [held] -> pull: PULL -> pulling: DATA ... -> pulled -> done(), DONE
+ *   announced:  ANNOUNCE -> message() -> [held] -> pull: PULL -> pulling: DATA ... -> pulled
+ *                                           |                                 -> done(), DONE
  *                                           '----> drop: DROP
  *
  * Owns:      inbounds, the buffers of eager payloads, and a reference to the owner of each buffer
@@ -11,15 +12,21 @@
  *            belongs to a payload is copied on.  Of a payload at hand, and where pulls are under
  *            way, exactly what is wanted is read, straight to where it belongs.
  * Failure:   a frame that may not come now ends the endpoint with HM_ERR_PEER_PROTOCOL.
- * Invariant: what a peer can make us hold is receive_bytes_max of eager payloads (docs/wire.md says how
- *            each is charged) and TCP_ANNOUNCES_MAX inbounds. */
+ * Invariant: what a peer can make us hold is receive_bytes_max of eager payloads (docs/wire.md says
+ *            how each is charged) and TCP_ANNOUNCES_MAX inbounds. */
 #include "transport/tcp/tcp.h"
 
 #include <string.h>
 
 #include <openssl/err.h>
 
-enum { DIRECT_BYTES_MIN = 1024 }; /* below this, one more read costs more than a copy */
+enum {
+    DIRECT_BYTES_MIN = 1024, /* below this, one more read costs more than a copy */
+    /* What a read and a frame cost at least, in bytes of the budget: a peer that sends its bytes
+     * one by one has no more of our time than others. */
+    READ_COST = 1024,
+    FRAME_COST = 128,
+};
 
 void hm_tcp_receive_init(struct tcp_ep *ep)
 {
@@ -174,25 +181,46 @@ static uint8_t *filling_at(const struct tcp_inbound *in)
     return (uint8_t *)base + in->received;
 }
 
-static void feed(struct tcp_ep *ep, const uint8_t *at, const uint8_t *end)
+/* Returns what it cost beyond the bytes. */
+static size_t feed(struct tcp_ep *ep, const uint8_t *at, const uint8_t *end)
 {
+    size_t cost = 0;
     while (ep->state == TCP_HELLO || ep->state == TCP_UP) {
         enum hm_status status = HM_OK;
         switch (hm_frame_read(&ep->reader, &at, end)) {
-        case HM_FRAME_MORE: return;
+        case HM_FRAME_MORE: return cost;
         case HM_FRAME_HEAD: status = frame_begin(ep); break;
         case HM_FRAME_PART:
             memcpy(filling_at(ep->filling), ep->reader.part, ep->reader.part_bytes);
             ep->filling->received += ep->reader.part_bytes;
             break;
-        case HM_FRAME_END: status = frame_end(ep); break;
+        case HM_FRAME_END:
+            cost += FRAME_COST;
+            status = frame_end(ep);
+            break;
         case HM_FRAME_BAD: status = HM_ERR_PEER_PROTOCOL; break;
         }
         if (status != HM_OK) hm_tcp_ep_fail(ep, status);
     }
+    return cost;
 }
 
-/* Reads once.  0: nothing more for now, or the endpoint is over. */
+/* A read that gave nothing: what it has cost, if there may be more behind it, else 0. */
+static size_t read_nothing(struct tcp_ep *ep, int result, unsigned updates)
+{
+    int events = 0;
+    enum hm_status status = hm_tls_error(ep->ssl, result, &events);
+    if (status == HM_ERR_BUSY) {
+        if (ep->tls_messages == updates) return 0;
+        if (ep->tls_messages <= TCP_KEY_UPDATES_MAX) return READ_COST;
+        status = HM_ERR_PEER_PROTOCOL;
+    }
+    ep->secure = false;
+    hm_tcp_ep_fail(ep, status);
+    return 0;
+}
+
+/* Reads once.  Returns what it cost; 0: nothing more for now, or the endpoint is over. */
 static size_t read_once(struct tcp_ep *ep)
 {
     struct tcp *tcp = ep->tcp;
@@ -202,32 +230,23 @@ static size_t read_once(struct tcp_ep *ep)
     if (direct) into = filling_at(ep->filling);
     if (direct || !hm_list_empty(&ep->pulling)) wanted = hm_frame_wanted(&ep->reader);
     if (!direct && wanted > sizeof tcp->scratch) wanted = sizeof tcp->scratch;
+    unsigned updates = ep->tls_messages;
     ERR_clear_error();
     int result = SSL_read_ex(ep->ssl, into, wanted, &count);
-    if (result <= 0) {
-        int events = 0;
-        enum hm_status status = hm_tls_error(ep->ssl, result, &events);
-        if (status == HM_ERR_BUSY) return 0;
-        ep->secure = false;
-        hm_tcp_ep_fail(ep, status);
-        return 0;
-    }
+    if (result <= 0) return read_nothing(ep, result, updates);
     tcp->metrics.bytes_received.value += count;
-    if (direct) {
-        ep->filling->received += count;
-        hm_frame_skip(&ep->reader, count);
-        feed(ep, into, into);
-    } else {
-        feed(ep, into, into + count);
-    }
-    return count;
+    size_t cost = count < READ_COST ? READ_COST : count;
+    if (!direct) return cost + feed(ep, into, into + count);
+    ep->filling->received += count;
+    hm_frame_skip(&ep->reader, count);
+    return cost + feed(ep, into, into);
 }
 
 void hm_tcp_receive(struct tcp_ep *ep)
 {
-    size_t moved = 0;
+    size_t spent = 0;
     while (ep->state == TCP_HELLO || ep->state == TCP_UP) {
-        if (moved >= TCP_READ_BUDGET) {
+        if (spent >= TCP_READ_BUDGET) {
             /* The loop sees what the kernel holds, but not what TLS has taken from it. */
             if (SSL_has_pending(ep->ssl)) {
                 ep->read_more = true;
@@ -235,9 +254,9 @@ void hm_tcp_receive(struct tcp_ep *ep)
             }
             return;
         }
-        size_t count = read_once(ep);
-        if (count == 0) return;
-        moved += count;
+        size_t cost = read_once(ep);
+        if (cost == 0) return;
+        spent += cost;
     }
 }
 

@@ -3,8 +3,8 @@
  * Owns:      the accepted sends and the stage, a buffer of one TLS record.
  * Happy path: send queues a message and asks for a turn; flush picks one frame after another:
  *            control frames first, then messages, then one frame of data for each pulled payload in
- *            turn.  Small frames, heads and short ends are gathered in the stage, so that one record
- *            carries many; 16 KiB and more in one piece goes to TLS from where it lies.
+ *            turn.  Small frames, heads and short ends are gathered in the stage, so that one
+ *            record carries many; 16 KiB and more in one piece goes to TLS from where it lies.
  * Failure:   a full queue is HM_ERR_BUSY, and writable() once half of it is free.
  * Invariant: while TLS holds half a record (blocked), the bytes offered next begin with the same
  *            bytes: only `writing` moves, or the stage grows at its end. */

@@ -3,9 +3,10 @@
  * Owns:      the TLS context, the pools of sends, inbounds and buffers, the list of endpoints, and
  *            the turn: one timer of 0 under everything that must not happen inside a user's call.
  * Happy path: open, connect or accept, messages, close.
- * Failure:   open gives a status with a line and leaves nothing behind; later failures belong to one
- *            endpoint each.
- * Invariant: done of close comes once, after the last down(); the memory goes with the last inbound. */
+ * Failure:   open gives a status with a line and leaves nothing behind; later failures belong to
+ *            one endpoint each.
+ * Invariant: done of close comes once, after the last down(); the memory goes with the last
+ *            inbound. */
 #include "transport/tcp/tcp.h"
 
 #include <stdlib.h>

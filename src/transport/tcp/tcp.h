@@ -1,6 +1,7 @@
-/* transport/tcp/tcp.h - what the files of this folder share: the transport, its endpoints, what they send and receive.
+/* transport/tcp/tcp.h - what the files of this folder share: the transport, its endpoints, what
+ * they send and receive.
  *
- *   tcp.c       the transport: open, close, the vtable, the turn on which everything deferred happens
+ *   tcp.c       the transport: open, close, the vtable, the turn on which deferred things happen
  *   listen.c    accepting
  *   dial.c      names, addresses, connecting
  *   endpoint.c  an endpoint's life: TLS, hello, up, failing, lingering
@@ -19,8 +20,7 @@
 #include "transport/transport.h"
 
 enum {
-    TCP_QUEUED_MAX =
-        256, /* messages of each class, accepted by send, that are not on the wire yet */
+    TCP_QUEUED_MAX = 256,       /* sends of a class that are not on the wire yet */
     TCP_ANNOUNCES_MAX = 256,    /* announced and not yet done, each way; docs/wire.md */
     TCP_STAGE_BYTES = 16 << 10, /* the largest TLS record */
     TCP_SCRATCH_BYTES = 16 << 10,
@@ -28,6 +28,7 @@ enum {
     TCP_WRITE_BUDGET = 256 << 10,
     TCP_BURST_BYTES = 256 << 10, /* messages that may go ahead of pulled data in a row */
     TCP_LINGERS_MAX = 64,
+    TCP_KEY_UPDATES_MAX = 64, /* of one connection: a good peer needs one in 2^24 records */
 };
 
 /* A message given to send.  Where it is:
@@ -50,7 +51,7 @@ struct tcp_send {
     uint8_t head[HM_FRAME_BYTES + HM_HEADER_BYTES_MAX];
 };
 
-/* A payload that has arrived or is announced; from message() on the user's, from pull or drop on ours. */
+/* A payload that has arrived or is announced; the user's from message() to pull or drop. */
 struct tcp_inbound {
     struct hm_inbound base;
     struct hm_link link;
@@ -65,7 +66,7 @@ struct tcp_inbound {
     enum hm_status status;
 };
 
-/* Messages that are not on the wire yet, by what they wait for; a class that is stuck stops no other. */
+/* Messages not on the wire yet, by what they wait for; a class that is stuck stops no other. */
 enum tcp_class { TCP_BARE, TCP_EAGER, TCP_LARGE, TCP_CLASSES };
 struct tcp_queue {
     struct hm_link head;
@@ -84,8 +85,8 @@ enum tcp_state {
     TCP_HELLO, /* ours is on its way, theirs is awaited */
     TCP_UP,
     TCP_FAILING, /* over; down() comes with the next turn */
-    TCP_LINGER, /* down() has been said; what the peer still sends is thrown away, so that it reads our last words */
-    TCP_GONE,   /* waits for inbounds and names */
+    TCP_LINGER,  /* down() has been said; the socket waits until the peer has read our last words */
+    TCP_GONE,    /* waits for inbounds and names */
 };
 
 struct tcp_ep {
@@ -104,6 +105,7 @@ struct tcp_ep {
     struct hm_watch watch;
     int watched;
     SSL *ssl;
+    unsigned tls_messages; /* handshake messages since the handshake */
 
     /* send.c */
     struct tcp_queue queue[TCP_CLASSES];
@@ -123,8 +125,7 @@ struct tcp_ep {
     /* receive.c */
     struct hm_frame_reader reader;
     struct tcp_inbound *filling; /* where the payload at hand goes */
-    struct tcp_inbound
-        nothing; /* every message without a payload has this one: it costs nothing to hold */
+    struct tcp_inbound nothing;  /* of every message without a payload: costs nothing to hold */
     struct hm_link controls, pulling, pulled;
     unsigned inbounds_out; /* in the user's hands */
     unsigned announces_in;
@@ -144,7 +145,7 @@ struct tcp {
     uint8_t hello_bytes[HM_FRAME_HELLO_BYTES_MAX];
     size_t hello_byte_count;
     SSL_CTX *ctx;
-    /* Not conf->buffers: what the user has exhausted must not stop the frames that would free it. */
+    /* Not conf->buffers: what the user has exhausted must not stop what would free it. */
     struct hm_buf_pool *pool;
     unsigned endpoints_max, handshakes_max;
     size_t receive_bytes_max;
@@ -158,8 +159,8 @@ struct tcp {
     struct hm_timer listen_pause;
     bool accept_failed;
     struct hm_addrs listening;
-    bool closing,
-        closed; /* closed: done has been said; the memory waits for inbounds that the user still holds */
+    bool closing;
+    bool closed; /* done has been said; the memory waits for inbounds that the user still holds */
     void (*close_done)(void *arg);
     void *close_arg;
     struct tcp_metrics metrics;

@@ -59,6 +59,8 @@ static bool profile_set(SSL_CTX *ctx)
                                  SSL_OP_IGNORE_UNEXPECTED_EOF | SSL_OP_CIPHER_SERVER_PREFERENCE);
     SSL_CTX_set_mode(ctx, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER |
                               SSL_MODE_RELEASE_BUFFERS);
+    /* Without it a read ends at a message that is not data, and the loop goes on to others. */
+    SSL_CTX_clear_mode(ctx, SSL_MODE_AUTO_RETRY);
     SSL_CTX_set_session_cache_mode(ctx, SSL_SESS_CACHE_OFF);
     SSL_CTX_set_verify(ctx, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, NULL);
     SSL_CTX_set_cert_verify_callback(ctx, verify, NULL);
@@ -109,6 +111,19 @@ SSL *hm_tls_connection(SSL_CTX *ctx, int fd, bool client)
     else
         SSL_set_accept_state(ssl);
     return ssl;
+}
+
+static void on_message(int writing, int version, int type, const void *bytes, size_t byte_count,
+                       SSL *ssl, void *arg)
+{
+    (void)version, (void)bytes, (void)byte_count, (void)ssl;
+    if (!writing && type == SSL3_RT_HANDSHAKE) ++*(unsigned *)arg;
+}
+
+void hm_tls_count(SSL *ssl, unsigned *messages)
+{
+    SSL_set_msg_callback(ssl, on_message);
+    SSL_set_msg_callback_arg(ssl, messages);
 }
 
 bool hm_tls_peer(const SSL *ssl, struct hm_node_id *node)

@@ -1,8 +1,9 @@
 /* The frame reader and the hello decoder take any bytes: seeded noise and mutated streams, bounded.
  *
- * With libFuzzer:  clang -fsanitize=fuzzer,address -DHM_LIBFUZZER -D_GNU_SOURCE -Isrc -Itests/support
- *                  tests/fuzz/transport/test_frame.c src/transport/tcp/frame.c, and what src/transport and src/base
- *                  have, linked with -lcrypto -luv -lxxhash */
+ * With libFuzzer:
+ *   clang -fsanitize=fuzzer,address -DHM_LIBFUZZER -D_GNU_SOURCE -Isrc -Itests/support
+ *     tests/fuzz/transport/test_frame.c src/transport/tcp/frame.c and what src/transport and
+ *     src/base have, linked with -lcrypto -luv -lxxhash */
 #include "test.h"
 
 #include "base/assert.h"
@@ -12,7 +13,8 @@
 
 enum { STREAM_BYTES_MAX = 256 << 10 };
 
-/* What a reader said about a stream, so that two ways of cutting the same stream can be compared. */
+/* What a reader said about a stream, so that two ways of cutting the same stream can be compared.
+ */
 struct account {
     uint64_t frames, heads, bad, payload_bytes, hash; /* no padding: compared as bytes */
 };
@@ -24,7 +26,8 @@ static uint64_t mix(uint64_t hash, const void *bytes, size_t byte_count)
     return hash;
 }
 
-/* Gives the stream in pieces of at most piece_max bytes (0: whole); checks what holds for every stream. */
+/* Gives the stream in pieces of at most piece_max bytes (0: whole); checks what holds for every
+ * stream. */
 static struct account take(const uint8_t *stream, size_t stream_bytes, size_t piece_max,
                            struct hm_rng *rng)
 {
@@ -85,7 +88,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t byte_count)
 }
 #else
 
-/* A frame within its bounds, with random bytes behind it; the stream's new length, or `at` if it does not fit. */
+/* A frame within its bounds, with random bytes behind it; the stream's new length, or `at` if it
+ * does not fit. */
 static size_t frame_add(uint8_t *stream, size_t at, struct hm_rng *rng)
 {
     static const struct {

@@ -1,4 +1,5 @@
-/* What the conformance suite cannot see of tcp: raw sockets, limits of the machine, peers that break the rules by hand. */
+/* What the conformance suite cannot see of tcp: raw sockets, limits of the machine, peers that
+ * break the rules by hand. */
 #include "test.h"
 
 #include "base/loop_uv.h"
@@ -12,7 +13,7 @@
 
 enum { RAW_MAX = 128, KIB = 1 << 10 };
 
-/* ---- one node, and raw peers in the same thread ------------------------------------------------ */
+/* ---- one node, and raw peers in the same thread ---------------------------------------------- */
 
 struct node {
     struct hm_transport *transport;
@@ -115,7 +116,7 @@ static struct hm_addr node_addr(struct node *node)
     return addrs.addr[0];
 }
 
-/* ---- time -------------------------------------------------------------------------------------- */
+/* ---- time ------------------------------------------------------------------------------------ */
 
 struct wait {
     struct hm_loop *loop;
@@ -237,7 +238,7 @@ static void assert_serves(struct world *world)
     hm_transport_tcp.disconnect(ep);
 }
 
-/* ---- listening --------------------------------------------------------------------------------- */
+/* ---- listening ------------------------------------------------------------------------------- */
 
 static void a_port_in_use_is_a_line_that_says_so(void **state)
 {
@@ -358,7 +359,7 @@ static void closing_while_a_name_is_looked_up_is_clean(void **state)
     assert_status(world->other.why, HM_ERR_CANCELED);
 }
 
-/* ---- strangers before the handshake ------------------------------------------------------------- */
+/* ---- strangers before the handshake ---------------------------------------------------------- */
 
 static void random_bytes_before_the_handshake_leave_nothing_behind(void **state)
 {
@@ -480,7 +481,7 @@ static void without_descriptors_accepting_pauses_and_goes_on(void **state)
     await(world, is_empty, world);
 }
 
-/* ---- the TLS profile ---------------------------------------------------------------------------- */
+/* ---- the TLS profile ------------------------------------------------------------------------- */
 
 enum { OTHER_CURVE, NO_CERTIFICATE, OLD_VERSION };
 
@@ -528,7 +529,7 @@ static void only_tls_1_3_with_an_ed25519_key_gets_in(void **state)
     assert_serves(world);
 }
 
-/* ---- peers that are who they are, and break the rules ------------------------------------------- */
+/* ---- peers that are who they are, and break the rules ---------------------------------------- */
 
 static struct raw_peer stranger_connect(struct world *world)
 {
@@ -757,6 +758,27 @@ static void what_was_sent_before_disconnect_is_said_before_goodbye(void **state)
     raw_close(&peer);
 }
 
+static void key_updates_are_taken_but_not_without_end(void **state)
+{
+    struct world *world = *state;
+    node_open(world, &world->node, (struct node_conf){.listen = "127.0.0.1:0"});
+    struct raw_peer peer = stranger_up(world);
+    const struct hm_frame message = {.type = HM_FRAME_MESSAGE, .header_bytes = 1};
+    for (unsigned i = 0; i < 5; i++) {
+        assert_int_equal(SSL_key_update(peer.ssl, SSL_KEY_UPDATE_REQUESTED), 1);
+        assert_true(raw_frame(&peer, message, "k", NULL));
+    }
+    while (world->node.messages < 5) pump(world);
+    assert_int_equal(world->node.downs, 0);
+    for (unsigned i = 0; i < 200 && SSL_key_update(peer.ssl, SSL_KEY_UPDATE_NOT_REQUESTED) == 1;
+         i++)
+        (void)SSL_do_handshake(peer.ssl); /* the update, and nothing else */
+    await(world, is_down, &world->node);
+    assert_status(world->node.why, HM_ERR_PEER_PROTOCOL);
+    raw_close(&peer);
+    assert_serves(world);
+}
+
 static void random_bytes_after_the_handshake_end_the_connection_and_it_alone(void **state)
 {
     struct world *world = *state;
@@ -858,6 +880,7 @@ int main(void)
         CASE(credit_comes_back_as_payloads_are_dropped),
         CASE(a_connection_cut_in_a_frame_is_reset),
         CASE(what_was_sent_before_disconnect_is_said_before_goodbye),
+        CASE(key_updates_are_taken_but_not_without_end),
         CASE(random_bytes_after_the_handshake_end_the_connection_and_it_alone),
         CASE(mutated_frames_crash_nothing),
         CASE(an_answerer_that_is_not_the_expected_node_sees_no_hello),
