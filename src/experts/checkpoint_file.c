@@ -12,6 +12,7 @@
 
 #include "experts/checkpoint.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <hdf5.h>
 #include <stdio.h>
@@ -129,27 +130,52 @@ static bool write_all(hid_t file, const struct hm_checkpoint_view *view, const c
            write_data(file, "dedupe", H5T_STD_U8LE, H5T_NATIVE_UINT8, &bytes, 1, view->dedupe);
 }
 
-static bool sync_file(const char *path)
+/* Bytes to a new file, and to the disk. */
+static bool write_file(const char *path, const char *bytes, size_t byte_count)
 {
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    bool ok = fd >= 0 && fsync(fd) == 0;
-    if (fd >= 0) close(fd);
-    return ok;
+    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    if (fd < 0) return false;
+    bool ok = true;
+    while (ok && byte_count > 0) {
+        ssize_t written = write(fd, bytes, byte_count);
+        if (written < 0 && errno == EINTR) continue;
+        ok = written > 0;
+        if (!ok) break;
+        bytes += written;
+        byte_count -= (size_t)written;
+    }
+    ok = ok && fsync(fd) == 0;
+    return close(fd) == 0 && ok;
 }
 
+/* The file is made in memory and written by us: HDF5 1.10 cannot close a file that a full disk has cut short, holds it for
+ * ever and crashes at exit.  The in-memory driver gives its buffer as its handle, so there is no further copy. */
 enum hm_status hm_checkpoint_file_write(const char *path, const struct hm_checkpoint_view *view)
 {
     char text[DIGEST_TEXT_BYTES];
     enum hm_status status = digest(view, text);
     if (status) return status;
+    size_t data_bytes = view->plan->parameter_elements * sizeof(float) * (1 + view->slot_count);
     H5Eset_auto2(H5E_DEFAULT, NULL, NULL); /* its stack dumps are nothing for users */
-    hid_t file = H5Fcreate(path, H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT);
-    bool ok = file >= 0 && write_all(file, view, text);
-    if (file >= 0) ok = H5Fclose(file) >= 0 && ok;
-    if (ok && sync_file(path)) return HM_OK;
+    hid_t access = H5Pcreate(H5P_FILE_ACCESS);
+    hid_t file = -1;
+    void **image;
+    hsize_t bytes;
+    errno = 0;
+    if (access >= 0 && H5Pset_fapl_core(access, data_bytes + (1 << 20), false) >= 0)
+        file = H5Fcreate(path, H5F_ACC_TRUNC, H5P_DEFAULT, access);
+    bool ok = file >= 0 && write_all(file, view, text) && H5Fflush(file, H5F_SCOPE_GLOBAL) >= 0 &&
+              H5Fget_filesize(file, &bytes) >= 0 &&
+              H5Fget_vfd_handle(file, access, (void **)&image) >= 0 &&
+              write_file(path, *image, bytes);
+    int error = errno;
+    if (file >= 0) H5Fclose(file);
+    if (access >= 0) H5Pclose(access);
+    if (ok) return HM_OK;
     return hm_fail(
         HM_ERR_STORAGE,
-        "cannot write the checkpoint %s; is the disk full, or the folder not ours to write?", path);
+        "cannot write the checkpoint %s (%s); is the disk full, or the folder not ours to write?",
+        path, error ? strerror(error) : "HDF5 failed");
 }
 
 /* ---- reading ------------------------------------------------------------------------------------ */
