@@ -196,7 +196,7 @@ enum hm_status hm_sched_submit(struct hm_sched *sched, struct hm_task *task)
 
 void hm_sched_cancel(struct hm_task *task)
 {
-    HM_ASSERT(task->state != TASK_IDLE);
+    if (task->state == TASK_IDLE) return;
     bool was_ending = task->state == TASK_ENDING;
     task_fail(task, HM_ERR_CANCELED);
     /* One that was ending already has its turn coming: the timer's, or the batch's that it came

@@ -176,7 +176,8 @@ uint32_t hm_pool_rows_queued(const struct hm_pool *pool); /* queued or running *
  * HM_ERR_DRAINING */
 HM_MUST_CHECK enum hm_status hm_sched_submit(struct hm_sched *sched, struct hm_task *task);
 /* end() still comes: HM_ERR_CANCELED (or what it had failed with before), in the next turn for what
- * is queued and when its batch is back for what runs.  Allowed from submit until end() starts. */
+ * is queued and when its batch is back for what runs.  Nothing happens once end() has started, or
+ * to a zeroed task that was never accepted: whoever holds several need not know which have ended. */
 void hm_sched_cancel(struct hm_task *task);
 /* How long `rows` submitted now to `pool` would take to be back: what runs on its lane, the rows
  * ahead in pools that are at least as urgent, and its own, at measured costs; 0: unknown yet. */

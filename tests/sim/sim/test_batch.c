@@ -205,6 +205,21 @@ static void cancel_takes_a_queued_task_out_and_tells_in_the_next_turn(void **sta
     stage_close(&stage);
 }
 
+static void cancel_of_what_is_not_held_does_nothing(void **state)
+{
+    (void)state;
+    bench_open(&stage, &bench[0], begin(ROOM),
+               (struct hm_pool_conf){.batch_rows_max = 8, .out_row_bytes = 8});
+    hm_sched_cancel(&job[1].task); /* never submitted */
+    submit(&job[0], &bench[0], 8, HM_NS_NEVER);
+    stage_run_for(&stage, HM_S);
+    job_cancel(&job[0]); /* has ended; a second end() would fail */
+    stage_run_for(&stage, HM_S);
+    assert_status(job[0].status, HM_OK);
+    assert_int_equal(metric("sched.canceled"), 0);
+    stage_close(&stage);
+}
+
 static struct hm_pool *pool_to_destroy;
 static void destroy_pool(struct job *one)
 {
@@ -428,6 +443,7 @@ int main(void)
         cmocka_unit_test(a_running_task_that_is_late_ends_when_its_rows_are_back),
         cmocka_unit_test(the_first_reason_to_fail_is_the_one_that_is_told),
         cmocka_unit_test(cancel_takes_a_queued_task_out_and_tells_in_the_next_turn),
+        cmocka_unit_test(cancel_of_what_is_not_held_does_nothing),
         cmocka_unit_test(a_pool_may_go_in_the_end_of_its_last_task),
         cmocka_unit_test(a_task_may_be_submitted_again_in_its_own_end),
         cmocka_unit_test(a_draining_scheduler_takes_nothing_more_and_finishes_what_it_has),
