@@ -109,16 +109,18 @@ static void keep(struct find *find, unsigned key, const struct hm_record *record
     find->bytes += bytes;
 }
 
-static void on_record(void *arg, unsigned key, const struct hm_record *record)
+static bool on_record(void *arg, unsigned key, const struct hm_record *record)
 {
     struct find *find = arg;
     struct hm_dht *dht = find->query.dht;
-    if (memcmp(record->key.byte, find->key[key].id.byte, sizeof record->key.byte) != 0) return;
-    if (record->expires_wall_ns <= hm_dht_wall_ns(dht)) return;
-    if (record->expires_wall_ns - hm_dht_wall_ns(dht) >
-        HM_RECORD_LIFE_MAX_NS + HM_RECORD_SKEW_MAX_NS)
-        return;
-    if (hm_dht_judge(dht, record) == HM_OK) keep(find, key, record);
+    int64_t wall_ns = hm_dht_wall_ns(dht);
+    if (memcmp(record->key.byte, find->key[key].id.byte, sizeof record->key.byte) != 0 ||
+        record->expires_wall_ns <= wall_ns ||
+        record->expires_wall_ns - wall_ns > HM_RECORD_LIFE_MAX_NS + HM_RECORD_SKEW_MAX_NS ||
+        hm_dht_judge(dht, record) != HM_OK)
+        return false;
+    keep(find, key, record);
+    return true;
 }
 
 /* ---- life ----------------------------------------------------------------------------------- */

@@ -31,6 +31,7 @@ struct ask_item {
     uint16_t key;
     uint16_t skip; /* entries got so far */
     uint16_t held;
+    bool sound; /* of these, one at least */
 };
 struct ask {
     struct hm_link link;
@@ -256,7 +257,8 @@ static void on_record(void *arg, unsigned item, const struct hm_record *record)
 {
     struct ask *ask = arg;
     struct hm_search *search = ask->search;
-    if (search->ops->record) search->ops->record(search->arg, ask->item[item].key, record);
+    if (search->ops->record && search->ops->record(search->arg, ask->item[item].key, record))
+        ask->item[item].sound = true;
 }
 
 static void on_key_end(void *arg, unsigned item, unsigned held, unsigned given)
@@ -279,7 +281,7 @@ static bool settle_items(struct ask *ask, bool progress)
             ask->item[stay++] = *item;
             continue;
         }
-        if (item->held > 0) search->key[item->key].holders++;
+        if (item->sound) search->key[item->key].holders++;
         hm_lookup_answered(&search->key[item->key].lookup, &ask->contact->id);
     }
     ask->count = stay;

@@ -7,9 +7,9 @@
 #include "dht/node.h"
 
 struct hm_search_ops {
-    /* An entry that somebody gave for key number `key`: not verified; NULL: only nodes are
-     * looked for. */
-    void (*record)(void *arg, unsigned key, const struct hm_record *record);
+    /* An entry that somebody gave for key number `key`: not verified.  False: it is not sound, and
+     * does not make its giver a holder.  NULL: only nodes are looked for. */
+    bool (*record)(void *arg, unsigned key, const struct hm_record *record);
     /* Every lookup is done (or, with `record`, enough holders have answered).  The last thing that
      * the search does: it may be destroyed here. */
     void (*done)(void *arg);
