@@ -1,0 +1,142 @@
+"""A server that is stopped (SIGSTOP), or whose packets are dropped: nobody closes a connection, so only deadlines end calls."""
+import os
+import shutil
+import signal
+import subprocess
+
+from hivemind_lab import SLOW, Training, check, checkpoints, gaps, run_test, until
+
+TIMEOUT_S = 1.5 * SLOW
+AFTER_K_MIN_S = 0.3 * SLOW
+# What a trainer does in a step besides calls: it looks around once a second (at most 0.5 s) and computes.
+SLACK_S = 0.5 + 1.0 * SLOW
+TIMES = ['--timeout', f'{TIMEOUT_S}s', '--timeout-after-k-min', f'{AFTER_K_MIN_S}s', '--layers', 1, '--failures-max', 1000000]
+
+
+def steps_of(state):
+    return sum(steps[0] for steps in checkpoints(state).values() if steps)
+
+
+def goes_on_without(lab, how, join, state, silence, wake, **place):
+    """A trainer with three servers, one of which falls silent and comes back."""
+    training = Training(lab, join, 'ffn.[0:3].[0:2]', '--k-best', 4, '--k-min', 1, *TIMES, **place)
+    training.steps(20)
+    until(lambda: len(checkpoints(state)) == 2, 'checkpoints of the server that will be silent')
+    before = training.last()
+    silence()
+    training.steps(8, 60 * SLOW)
+    quiet = [event for event in training.events() if event['step'] >= before['step']]
+    check(all(event['status'] == 'HM_OK' for event in quiet), f'{how}: steps go on, its experts are masked out',
+          [event['status'] for event in quiet if event['status'] != 'HM_OK'])
+    check(training.last()['calls_failed'] > before['calls_failed'], f'{how}: calls to it fail and are counted', training.last())
+    # One layer: a forward and a backward.
+    check(max(gaps(quiet)) < 2 * TIMEOUT_S + SLACK_S, f'{how}: every step ends within its deadlines', max(gaps(quiet)))
+    at = steps_of(state)
+    wake()
+    until(lambda: training.process.running() and steps_of(state) > at + 2, f'{how}: it is used again', 60 * SLOW)
+    check(True, f'{how}: when it is back it is used again')
+    failed = training.last()['calls_failed']
+    training.steps(10)
+    check(training.last()['calls_failed'] == failed, f'{how}: and calls fail no more', training.last())
+    check(training.stop()['steps_failed'] == 0, f'{how}: no step has failed in all the time')
+
+
+def fails_at_deadline(lab, how, join, silence, wake, **place):
+    """Every expert is silent: what is measured is the deadline itself."""
+    training = Training(lab, join, 'one.[0:2]', '--k-best', 2, '--k-min', 1, *TIMES, **place)
+    training.steps(10)
+    silence()
+    failing = [training.until(lambda event: event['status'] != 'HM_OK', f'{how}: a failed step', 2 * TIMEOUT_S + SLACK_S + 5)]
+    before = training.last()
+    until(lambda: training.last()['seconds'] > before['seconds'] + 3 * TIMEOUT_S, f'{how}: more failed steps', 20 * TIMEOUT_S)
+    events = [event for event in training.events() if event['seconds'] >= before['seconds']]
+    check(all(event['status'] != 'HM_OK' for event in events), f'{how}: with no expert left, steps fail with a status', failing)
+    check(max(gaps(events)) < TIMEOUT_S + SLACK_S, f'{how}: each ends at its deadline, never later', max(gaps(events)))
+    wake()
+    training.until(lambda event: event['status'] == 'HM_OK', f'{how}: a step when the server is back', 90 * SLOW)
+    training.steps(5, 60 * SLOW)
+    check(True, f'{how}: steps are done again when it is back')
+    training.stop()
+
+
+def stopped(lab):
+    meeting = lab.dht()
+    servers = [lab.serve(f'ffn.{i}.[0:2]', '--save-interval', '200ms', join=meeting.join, state=lab.path(f'stopped{i}')) for i in range(3)]
+    goes_on_without(lab, 'SIGSTOP', meeting.join, lab.path('stopped1'), lambda: servers[1].signal(signal.SIGSTOP),
+                    lambda: servers[1].signal(signal.SIGCONT))
+    alone = lab.serve('one.[0:2]', join=meeting.join)
+    fails_at_deadline(lab, 'SIGSTOP', meeting.join, lambda: alone.signal(signal.SIGSTOP), lambda: alone.signal(signal.SIGCONT))
+    check([server.terminate() for server in (*servers, alone, meeting)] == [0] * 5, 'SIGSTOP: everybody stops in order')
+
+
+# ---- cut off --------------------------------------------------------------------------------------------
+
+class Wire:
+    """Two network namespaces with a wire between them: `here` 10.71.0.1 and `there` 10.71.0.2; gone with the lab."""
+
+    def __init__(self, lab):
+        self.here, self.there = f'hm{os.getpid()}a', f'hm{os.getpid()}b'
+        for space in (self.here, self.there):
+            self.ip('netns', 'add', space)
+            lab.cleanups.callback(subprocess.run, ['ip', 'netns', 'del', space], check=False)
+        self.ip('-n', self.here, 'link', 'add', 'wire', 'type', 'veth', 'peer', 'name', 'wire', 'netns', self.there)
+        for space, address in ((self.here, '10.71.0.1/24'), (self.there, '10.71.0.2/24')):
+            self.ip('-n', space, 'address', 'add', address, 'dev', 'wire')
+            self.ip('-n', space, 'link', 'set', 'wire', 'up')
+            self.ip('-n', space, 'link', 'set', 'lo', 'up')
+
+    @staticmethod
+    def ip(*arguments):
+        subprocess.run(['ip', *arguments], check=True, capture_output=True, timeout=20)
+
+    def nft(self, text):
+        subprocess.run(['ip', 'netns', 'exec', self.there, 'nft', '-f', '-'], input=text, text=True, check=True, capture_output=True,
+                       timeout=20)
+
+    def cut(self):
+        """Packets are dropped without a word, as a pulled cable two switches away does."""
+        self.nft('table inet cut { chain in { type filter hook input priority 0; policy drop; }\n'
+                 'chain out { type filter hook output priority 0; policy drop; } }\n')
+
+    def mend(self):
+        self.nft('delete table inet cut\n')
+
+
+def make_wire(lab):
+    """A wire, or why there cannot be one."""
+    if os.geteuid() != 0:
+        return None, 'network namespaces need root'
+    for tool in ('ip', 'nft'):
+        if not shutil.which(tool):
+            return None, f'there is no {tool} (iproute2, nftables)'
+    try:
+        wire = Wire(lab)
+        wire.cut()
+        wire.mend()
+        return wire, None
+    except (subprocess.SubprocessError, OSError) as error:
+        return None, f'this kernel or container has no namespaces for us: {getattr(error, "stderr", None) or error}'
+
+
+def cut_off(lab, wire):
+    here = {'inside': ['ip', 'netns', 'exec', wire.here]}
+    there = {'inside': ['ip', 'netns', 'exec', wire.there]}
+    meeting = lab.dht(listen='10.71.0.1:0', **here)
+    near = [lab.serve(f'ffn.{i}.[0:2]', join=meeting.join, listen='10.71.0.1:0', **here) for i in (0, 2)]
+    far = lab.serve('ffn.1.[0:2]', '--save-interval', '200ms', join=meeting.join, state=lab.path('far'), listen='10.71.0.2:0', **there)
+    goes_on_without(lab, 'cut off', meeting.join, lab.path('far'), wire.cut, wire.mend, **here)
+    alone = lab.serve('one.[0:2]', join=meeting.join, listen='10.71.0.2:0', **there)
+    fails_at_deadline(lab, 'cut off', meeting.join, wire.cut, wire.mend, **here)
+    check([server.terminate() for server in (*near, far, alone, meeting)] == [0] * 5, 'cut off: everybody stops in order')
+
+
+def test(lab):
+    stopped(lab)
+    wire, why_not = make_wire(lab)
+    if wire:
+        cut_off(lab, wire)
+    else:
+        print(f'SKIP: a server cut off in a namespace: {why_not}', flush=True)
+
+
+run_test(test)
