@@ -1,7 +1,8 @@
 /* dht/join.c - becoming part of a swarm (Kademlia, section 2.3), and again when it was lost.
  *
- *   id known:     the contact itself is the seed of a search for our own id
- *   id not known: every address is dialled, and who answers first is the seed
+ * Every address is dialled; who answers first, and is who the join line says, is the seed of a
+ * search for our own id.  Dialling, and not the search, finds out why nobody is there: another node,
+ * another swarm and another wire version are told apart from silence.
  *
  * The search fills our table and makes us known to our neighbours; then every bucket is refreshed
  * once, in the background.  The addresses are remembered: a node whose contacts are all suspects
@@ -25,6 +26,7 @@ struct joining {
     struct hm_addrs addrs;
     struct hm_node_id expect;
     bool expects;
+    enum hm_status why; /* the most telling failure of a dial so far */
     hm_ns deadline;
     struct hm_timer timer; /* the turn to start, then the deadline */
     bool started;
@@ -86,6 +88,13 @@ static void search_from_dialled(struct joining *join, struct hm_peer *peer,
     hm_contact_put(contact);
 }
 
+/* Somebody who refuses us says more than an address where nobody is. */
+static void note(struct joining *join, enum hm_status status)
+{
+    bool telling = status == HM_ERR_PEER_DENIED || status == HM_ERR_PEER_VERSION;
+    if (telling || join->why == HM_OK) join->why = telling ? status : HM_ERR_PEER_UNREACHABLE;
+}
+
 static void on_dialled(void *arg, enum hm_status status, struct hm_peer *peer)
 {
     struct join_dial *dial = arg;
@@ -98,10 +107,14 @@ static void on_dialled(void *arg, enum hm_status status, struct hm_peer *peer)
     }
     free(dial);
     if (join && !join->search) {
+        if (status == HM_OK && join->expects &&
+            !hm_node_id_equal(hm_peer_node(peer), &join->expect))
+            status = HM_ERR_PEER_DENIED;
         if (status == HM_OK)
             search_from_dialled(join, peer, &addr);
-        else if (join->dials_pending == 0)
-            join_finish(join, HM_ERR_PEER_UNREACHABLE);
+        else
+            note(join, status);
+        if (status != HM_OK && join->dials_pending == 0) join_finish(join, join->why);
     }
     hm_peer_put(peer);
 }
@@ -122,22 +135,6 @@ static void dial_all(struct joining *join)
     if (join->dials_pending == 0) join_finish(join, HM_ERR_PEER_UNREACHABLE);
 }
 
-static void join_start(struct joining *join)
-{
-    if (!join->expects) {
-        dial_all(join);
-        return;
-    }
-    struct hm_dht_id id = hm_dht_node(&join->expect);
-    struct hm_contact *contact;
-    if (hm_contact_create(&id, &join->addrs, &contact) != HM_OK) {
-        join_finish(join, HM_ERR_PEER_UNREACHABLE);
-        return;
-    }
-    search_from(join, contact);
-    hm_contact_put(contact);
-}
-
 static void on_timer(struct hm_timer *timer)
 {
     struct joining *join = timer->arg;
@@ -148,7 +145,7 @@ static void on_timer(struct hm_timer *timer)
     join->started = true;
     if (join->deadline != HM_NS_NEVER)
         hm_timer_start(join->dht->loop, timer, hm_deadline_left(join->dht->loop, join->deadline));
-    join_start(join);
+    dial_all(join);
 }
 
 /* ---- who asks for it ------------------------------------------------------------------------ */
