@@ -40,7 +40,7 @@ def usage(lab):
     for pattern in ('ffn', 'ffn.', '.0', 'ffn.01', 'ffn..1', 'ffn.-1', 'ffn.0x1', 'ffn.0 1', 'ffn.[0:4', 'ffn.[4:0]', 'ffn.[2:2]', 'ffn.[:4]',
                     'ffn.[0:1:2]', 'ffn.99999999999999999999', 'ffn.[0:4294967296].[0:4294967296]', 'ffn.0,', ',ffn.0', '', 'a' * 500 + '.0'):
         shown = pattern if 0 < len(pattern) < 30 else ''
-        refused(lab, USAGE, f'malformed uid or pattern {pattern[:40]!r}', serve(pattern), shown.strip(',') if shown else 'ffn')
+        refused(lab, USAGE, f'malformed uid or pattern {pattern[:40]!r}', serve(pattern), shown.strip() if ',' not in shown else '', 'a pattern looks like')
         refused(lab, USAGE, f'malformed grid {pattern[:40]!r}', ['train', '--join', join, '--experts', pattern, '--data', DIGITS])
     refused(lab, USAGE, 'a grid that does not start at 0', ['train', '--join', join, '--experts', 'ffn.[1:4]', '--data', DIGITS], 'ffn.[1:4]')
     refused(lab, USAGE, 'no experts to serve', ['serve', '--new-swarm'], '--experts')
@@ -118,9 +118,9 @@ def swarms(lab, server):
     free.close()
     node = server.join[5:69]
     other = ('1' if node[0] == '0' else '0') + node[1:]
-    refused(lab, FAILED, 'a dead join line', ['status', '--join', f'hm://{node}@127.0.0.1:{dead}', '--join-timeout', '2s'], str(dead), 'join line')
+    refused(lab, FAILED, 'a dead join line', ['status', '--join', f'hm://{node}@127.0.0.1:{dead}', '--join-timeout', '2s'], str(dead), 'nobody answers', 'join line')
     refused(lab, FAILED, 'a join line with another node id', ['status', '--join', f'hm://{other}@{host}:{port}', '--join-timeout', '2s'],
-            str(port), 'join line')
+            str(port), 'is not the one that the join line names')
     silent = socket.create_server(('127.0.0.1', 0))
     mute = silent.getsockname()[1]
     refused(lab, FAILED, 'a join line to something that does not answer', ['status', '--join', f'hm://{node}@127.0.0.1:{mute}', '--join-timeout', '1s'],

@@ -18,7 +18,7 @@ def names(lab):
                             ('a server that names another', ['serve', '--join', alpha.join, '--swarm', 'beta', '--listen', '127.0.0.1:0',
                                                              '--experts', 'ffn.5'])):
         refused = lab.run(*arguments)
-        check(refused.code == 1 and re.fullmatch(r'hivemind: [^\n]*swarm[^\n]*\n', refused.err),
+        check(refused.code == 1 and re.fullmatch(r'hivemind: [^\n]*another swarm[^\n]*\n', refused.err),
               f'{what} of swarm beta is refused by swarm alpha: {refused.err.strip()[10:70]}...', (refused.code, refused.out, refused.err))
     check(len(lab.status(beta.join)['experts']) == 2 and len(lab.status(alpha.join)['experts']) == 4, 'each swarm sees its own experts only')
     result = lab.train(alpha.join, 'ffn.[0:4]', '--steps', 5)
