@@ -41,7 +41,8 @@ def usage(lab):
                     'ffn.[0:1:2]', 'ffn.99999999999999999999', 'ffn.[0:4294967296].[0:4294967296]', 'ffn.0,', ',ffn.0', '', 'a' * 500 + '.0'):
         shown = pattern if 0 < len(pattern) < 30 else ''
         refused(lab, USAGE, f'malformed uid or pattern {pattern[:40]!r}', serve(pattern), shown.strip() if ',' not in shown else '', 'a pattern looks like')
-        refused(lab, USAGE, f'malformed grid {pattern[:40]!r}', ['train', '--join', join, '--experts', pattern, '--data', DIGITS])
+        if not pattern.startswith(','):  # servers take lists; for a grid that comma is part of a name
+            refused(lab, USAGE, f'malformed grid {pattern[:40]!r}', ['train', '--join', join, '--experts', pattern, '--data', DIGITS])
     refused(lab, USAGE, 'a grid that does not start at 0', ['train', '--join', join, '--experts', 'ffn.[1:4]', '--data', DIGITS], 'ffn.[1:4]')
     refused(lab, USAGE, 'no experts to serve', ['serve', '--new-swarm'], '--experts')
     refused(lab, USAGE, 'an unknown kind', serve('ffn.0', '--kind', 'fnn'), 'fnn', 'ffn')
