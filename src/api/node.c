@@ -79,9 +79,11 @@ static enum hm_status read_options(struct hm_node *node)
         if (status) return status;
     }
     const char *swarm = options->swarm ? options->swarm : node->join.swarm;
-    if (strlen(swarm) >= HM_SWARM_NAME_BYTES)
-        return hm_fail(HM_ERR_INVALID, "the swarm's name has more than %d bytes",
-                       HM_SWARM_NAME_BYTES - 1);
+    if (swarm[0] && !hm_swarm_name_valid(swarm))
+        return hm_fail(
+            HM_ERR_INVALID,
+            "'%.100s' is no swarm name: it has 1 to %d letters, digits, '.', '-' and '_'", swarm,
+            HM_SWARM_NAME_BYTES - 1);
     strcpy(node->hello.swarm, swarm);
     if (options->advertise) {
         char host[HM_ADDR_BYTES_MAX - 16];

@@ -220,6 +220,33 @@ static float rate_at(const struct training *t)
     return t->conf->rate * (0.1f + 0.9f * 0.5f * (1.0f + __builtin_cosf(3.14159265f * part)));
 }
 
+/* The experts do not take our rows: asks one what it takes, so that the line says how to mend it. */
+static enum hm_status explain_shape(struct training *t)
+{
+    struct hm_remote_expert *expert = NULL;
+    struct hm_remote_expert_info info = {0};
+    struct hm_swarm swarm;
+    enum hm_status status = hm_swarm_look(t->node, 2 * HM_S, &swarm);
+    const char *name = t->model.conf.mixture.name;
+    for (unsigned i = 0; i < swarm.expert_count && !expert; i++) {
+        const struct hm_uid *uid = &swarm.expert[i].uid;
+        if (strlen(name) == uid->name_bytes && memcmp(uid->text, name, uid->name_bytes) == 0)
+            (void)hm_remote_expert_find(t->node, uid->text, 2000, &expert);
+    }
+    hm_swarm_fini(&swarm);
+    if (expert) {
+        status = hm_remote_expert_info(expert, 2000, &info);
+        hm_remote_expert_put(expert);
+    }
+    if (!status && info.hidden != t->conf->hidden && info.hidden > 0)
+        return hm_fail(HM_ERR_SHAPE,
+                       "expert %s takes rows of %u columns, this model has %u; give --hidden %u",
+                       info.uid, info.hidden, t->conf->hidden, info.hidden);
+    return hm_fail(HM_ERR_SHAPE,
+                   "the experts do not take rows of %u columns; give --hidden as their servers do",
+                   t->conf->hidden);
+}
+
 static int train(struct training *t, struct cli_progress *progress)
 {
     const struct train_conf *conf = t->conf;
@@ -235,6 +262,7 @@ static int train(struct training *t, struct cli_progress *progress)
         if (status) {
             t->steps_failed++;
             bool empty = status == HM_ERR_NOT_FOUND && t->step == 0;
+            if (status == HM_ERR_SHAPE) status = explain_shape(t);
             if (empty || status == HM_ERR_SHAPE || ++failures == conf->failures_max)
                 return cli_fail(CLI_FAILED, status);
         } else {

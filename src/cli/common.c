@@ -106,6 +106,10 @@ static enum hm_status check(const struct cli_node_conf *conf, bool hosts)
     if (!hosts && !conf->join)
         return hm_fail(HM_ERR_INVALID,
                        "give --join hm://…: the line that a node of the swarm printed");
+    if (hosts && conf->swarm && !hm_swarm_name_valid(conf->swarm))
+        return hm_fail(HM_ERR_INVALID,
+                       "--swarm is '%.100s'; a name has 1 to %d letters, digits, '.', '-' and '_'",
+                       conf->swarm, HM_SWARM_NAME_BYTES - 1);
     if (conf->join) status = hm_join_parse(conf->join, &join);
     if (!status && hosts) status = hm_host_port_parse(conf->listen, -1, host, sizeof(host), &port);
     if (!status && conf->advertise)

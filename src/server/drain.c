@@ -5,17 +5,23 @@
  * not answer must not keep us from saving. */
 #include "server/internal.h"
 
+#include <stdio.h>
+
 static void drained(struct hm_expert_server *server)
 {
     void (*done)(void *, enum hm_status) = server->drain_done;
     hm_timer_stop(server->conf.loop, &server->drain_timer);
     server->drain_done = NULL;
+    if (server->drain_status) hm_fail_keep("%s", server->drain_line);
     done(server->drain_arg, server->drain_status);
 }
 
+/* Keeps the first failure and the line about it. */
 static void note(struct hm_expert_server *server, enum hm_status status)
 {
-    if (status && !server->drain_status) server->drain_status = status;
+    if (!status || server->drain_status) return;
+    server->drain_status = status;
+    snprintf(server->drain_line, sizeof server->drain_line, "%s", hm_fail_line());
 }
 
 static void sched_drained(void *arg)
@@ -42,7 +48,10 @@ static void look(struct hm_timer *timer)
         hm_timer_start(server->conf.loop, timer, 5 * HM_MS);
         return;
     }
-    if (!idle) note(server, HM_ERR_TIMED_OUT);
+    if (!idle)
+        note(server,
+             hm_fail(HM_ERR_TIMED_OUT, "calls were still running when the time to drain was "
+                                       "over; give more with --drain-timeout"));
     hm_expert_server_save_all(server, saved);
 }
 

@@ -97,6 +97,7 @@ struct hm_expert_server {
     hm_ns drain_deadline;
     struct hm_timer drain_timer;
     enum hm_status drain_status;
+    char drain_line[HM_ERROR_LINE_BYTES];
     void (*drain_done)(void *arg, enum hm_status status);
     void *drain_arg;
     struct hm_metric parts_ok, parts_failed, parts_refused, parts_duplicate;

@@ -11,6 +11,7 @@
 
 #include "base/log.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 
 struct hm_save {
@@ -23,6 +24,8 @@ struct hm_save {
     struct hm_task task;
     struct hm_job job;
     enum hm_status written, first_failure;
+    /* What a person needs to know: of the job that was written, and of the round's first failure. */
+    char line[HM_ERROR_LINE_BYTES], first_line[HM_ERROR_LINE_BYTES];
     /* Who waits: at most one, besides a periodic round that may be running when drain asks. */
     void (*done)(struct hm_expert_server *server, enum hm_status status);
     void (*queued)(struct hm_expert_server *server,
@@ -53,6 +56,7 @@ static void round_ended(struct hm_save *save)
         save->queued = NULL;
         start_round(save, queued);
     }
+    if (status) hm_fail_keep("%s", save->first_line);
     if (done) done(server, status);
 }
 
@@ -65,9 +69,12 @@ static void expert_ended(struct hm_save *save, enum hm_status status)
         server->checkpoints_saved.value++;
     } else {
         server->checkpoints_failed.value++;
-        if (!save->first_failure) save->first_failure = status;
-        hm_log(HM_LOG_ERROR, "server", "%s is not saved: %s", save->hosted->uid.text,
-               hm_status_text(status));
+        const char *line = save->line[0] ? save->line : hm_status_text(status);
+        hm_log(HM_LOG_ERROR, "server", "%s is not saved: %s", save->hosted->uid.text, line);
+        if (!save->first_failure) {
+            save->first_failure = status;
+            snprintf(save->first_line, sizeof save->first_line, "%s", line);
+        }
     }
     if (save->snapshot) hm_snapshot_destroy(save->snapshot);
     save->snapshot = NULL;
@@ -78,7 +85,7 @@ static void write_job(struct hm_job *job) /* I/O thread */
 {
     struct hm_save *save = job->arg;
     save->written = hm_checkpoint_save(save->server->conf.checkpoint_dir, save->snapshot);
-    if (save->written) hm_log(HM_LOG_ERROR, "checkpoint", "%s", hm_fail_line());
+    if (save->written) snprintf(save->line, sizeof save->line, "%s", hm_fail_line());
 }
 
 static void write_done(struct hm_job *job)
@@ -133,6 +140,7 @@ static void save_next(struct hm_save *save)
         return;
     }
     save->hosted = hosted;
+    save->line[0] = 0;
     enum hm_status status = hm_snapshot_create(hosted->expert, &save->snapshot);
     if (!status) {
         save->task = (struct hm_task){.pool = hosted->lane->snapshots,

@@ -59,7 +59,7 @@ def usage(lab):
                           ('--seed', '12x'), ('--save-interval', '10'), ('--memory', '2Q'), ('--memory', '1'), ('--log', 'loud')):
         refused(lab, USAGE, f'{option} {value}', serve('ffn.0', option, value), option, value)
     refused(lab, USAGE, 'a wrong variable', serve('ffn.0'), 'HM_RATE', 'quick', environment={'HM_RATE': 'quick'})
-    refused(lab, USAGE, 'a device that is not there', serve('ffn.0', '--device', 'abacus'), 'abacus', '--device')
+    refused(lab, FAILED, 'a device that is not here', serve('ffn.0', '--device', 'abacus'), 'abacus', 'cpu')
 
     config = lab.write('config', 'rate = 0.1\nhiden = 3\n')
     refused(lab, USAGE, 'an unknown name in a file of options', serve('ffn.0', '--config', config), f'{config}:2', 'hiden')
