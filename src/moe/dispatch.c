@@ -139,9 +139,9 @@ static void leave_calls(struct hm_dispatch_op *op)
 {
     HM_LIST_EACH_SAFE (link, &op->calls) {
         struct hm_server_call *call = HM_CONTAINER_OF(link, struct hm_server_call, link);
-        if (op->late && call->on_wire) {
+        if (op->waited && call->on_wire) {
             atomic_fetch_add_explicit(&op->dispatch->calls_failed, 1, memory_order_relaxed);
-            hm_dispatch_late(op, call);
+            if (op->late) hm_dispatch_late(op, call);
         }
         hm_server_call_leave(call);
     }
@@ -190,6 +190,7 @@ static void arm(struct hm_dispatch_op *op, hm_ns after)
 static void time_out(struct hm_timer *timer)
 {
     struct hm_dispatch_op *op = timer->arg;
+    op->waited = true;
     op->late = hm_loop_now(op->dispatch->loop) >= op->deadline;
     end_soon(op);
 }
@@ -351,7 +352,7 @@ enum hm_status hm_dispatch_start(struct hm_dispatch *dispatch, struct hm_dispatc
     op->local = op->need + op->row_count;
     op->dispatch = dispatch;
     op->parts_open = op->part_count;
-    op->looking = op->hopeless = op->late = op->canceled = op->ending = false;
+    op->looking = op->hopeless = op->waited = op->late = op->canceled = op->ending = false;
     op->timer = (struct hm_timer){.cb = time_out, .arg = op};
     op->turn = (struct hm_timer){.cb = finish, .arg = op};
     hm_list_init(&op->calls);

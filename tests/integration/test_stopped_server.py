@@ -96,7 +96,7 @@ class Wire:
     def cut(self):
         """Packets are dropped without a word, as a pulled cable two switches away does."""
         self.nft('table inet cut { chain in { type filter hook input priority 0; policy drop; }\n'
-                 'chain out { type filter hook output priority 0; policy drop; } }\n')
+                 'chain out { type filter hook output priority 0; policy drop; }\n}\n')
 
     def mend(self):
         self.nft('delete table inet cut\n')
