@@ -29,7 +29,7 @@ struct hm_dht_conf {
     const struct hm_validator *validators;
     unsigned validator_count;
     unsigned records_max;    /* entries held; over it HM_ERR_BUSY */
-    unsigned entries_max;    /* of one dictionary; over it HM_ERR_TOO_BIG for new entries */
+    unsigned entries_max;    /* of one dictionary, <= 65535; over it HM_ERR_TOO_BIG for new ones */
     size_t record_bytes_max; /* of all records held */
     unsigned queries_max;    /* finds and stores running at once */
     struct hm_metrics *metrics;
@@ -39,7 +39,8 @@ HM_MUST_CHECK enum hm_status hm_dht_open(const struct hm_dht_conf *conf, struct 
 /* Queries end with HM_ERR_CANCELED; then done, and dht is gone.  Before hm_rpc_close. */
 void hm_dht_close(struct hm_dht *dht, void (*done)(void *arg), void *arg);
 /* Dials the addresses, looks up itself, fills its table.  HM_OK once one has answered;
- * HM_ERR_PEER_UNREACHABLE if none. */
+ * HM_ERR_PEER_UNREACHABLE if none.  The addresses are remembered: a node that has lost everybody,
+ * or the one through whom it joined, tries them again by itself. */
 void hm_dht_join(struct hm_dht *dht, const struct hm_addrs *addrs,
                  const struct hm_node_id *expect /* or NULL */, hm_ns deadline,
                  void (*cb)(void *arg, enum hm_status status), void *arg);
@@ -67,7 +68,9 @@ HM_MUST_CHECK enum hm_status hm_dht_find(struct hm_dht *dht, const struct hm_dht
 /* Signs (as this node) and stores records that have key, subkey, value, schema, expires_wall_ns
  * and sequence set (0: drawn from the wall clock).  Everything is copied.  replicas[i]: nodes
  * that accepted record i (this node counts if it is among the nearest); a rejected store is no
- * replica.  HM_OK: each record has one at least. */
+ * replica.  HM_OK: each record has one at least, else why the first of those without was refused.
+ * From the call: HM_ERR_INVALID: a record has expired already (a life over HM_RECORD_LIFE_MAX_NS is
+ * cut); HM_ERR_TOO_BIG: a subkey or value is too long; HM_ERR_BUSY: queries_max. */
 typedef void (*hm_dht_stored_cb)(void *arg, enum hm_status status, const uint8_t *replicas,
                                  unsigned record_count);
 HM_MUST_CHECK enum hm_status hm_dht_store(struct hm_dht *dht, const struct hm_record *records,

@@ -5,8 +5,13 @@
  * another swarm and another wire version are told apart from silence.
  *
  * The search fills our table and makes us known to our neighbours; then every bucket is refreshed
- * once, in the background.  The addresses are remembered: a node whose contacts are all suspects
- * or gone dials them again, every 1 s at first, every 60 s at last.
+ * once, in the background.
+ *
+ * The addresses are remembered, and used again in two cases.  A node whose contacts are all
+ * suspects or gone dials them, every 1 s at first, every 60 s at last.  And a node that no longer
+ * has the one through whom it joined among its good contacts tries it every 5 minutes: a
+ * bootstrap node that was away for long knows nobody when it is back, and would found a second
+ * swarm with whoever joins through it.
  *
  * Owns:     struct joining until its callback has run; a dial of rpc cannot be cancelled, so it
  *           has an object of its own that is left behind when the join is over. */
@@ -14,7 +19,6 @@
 #include "dht/search.h"
 
 #include <stdlib.h>
-#include <string.h>
 
 struct join_dial {
     struct joining *join; /* NULL: it is over */
@@ -51,6 +55,7 @@ static void join_finish(struct joining *join, enum hm_status status)
         dht->rejoin_wait = HM_DHT_REJOIN_MIN;
         if (!dht->closing) hm_dht_refresh(dht, 0);
     }
+    dht->seed_check_due = hm_deadline_after(dht->loop, HM_DHT_SEED_CHECK);
     free(join);
     if (cb) cb(arg, status);
 }
@@ -71,6 +76,8 @@ static void search_from(struct joining *join, struct hm_contact *seed)
         join_finish(join, status);
         return;
     }
+    dht->seed_id = seed->id;
+    dht->seed_id_known = true;
     hm_search_seed(join->search, seed);
     hm_search_start(join->search);
 }
@@ -175,8 +182,9 @@ void hm_dht_join(struct hm_dht *dht, const struct hm_addrs *addrs, const struct 
 {
     HM_ASSERT(!dht->closing && addrs->count <= HM_ADDRS_MAX);
     dht->seeds = *addrs;
-    dht->seed_id_known = expect != NULL;
-    if (expect) dht->seed_id = hm_dht_node(expect);
+    dht->seed_id_known = false;
+    dht->seed_expects = expect != NULL;
+    if (expect) dht->seed_expect = *expect;
     dht->rejoin_wait = HM_DHT_REJOIN_MIN;
     dht->rejoin_due = hm_deadline_after(dht->loop, HM_DHT_REJOIN_DEADLINE);
     enum hm_status status = begin(dht, addrs, expect, deadline, cb, arg);
@@ -193,15 +201,21 @@ static void on_rejoined(void *arg, enum hm_status status)
     if (dht->rejoin_wait > HM_DHT_REJOIN_MAX) dht->rejoin_wait = HM_DHT_REJOIN_MAX;
 }
 
+static bool rejoin_is_due(const struct hm_dht *dht)
+{
+    hm_ns now = hm_loop_now(dht->loop);
+    if (dht->table.contact_count == dht->table.suspect_count) return now >= dht->rejoin_due;
+    if (!dht->seed_id_known || now < dht->seed_check_due) return false;
+    const struct hm_table_entry *seed = hm_table_find(&dht->table, &dht->seed_id);
+    return !seed || seed->failures > 0;
+}
+
 void hm_dht_rejoin(struct hm_dht *dht)
 {
     if (dht->rejoining || dht->seeds.count == 0 || !hm_list_empty(&dht->joins)) return;
-    if (dht->table.contact_count > dht->table.suspect_count) return;
-    if (hm_loop_now(dht->loop) < dht->rejoin_due) return;
-    struct hm_node_id expect;
-    memcpy(expect.byte, dht->seed_id.byte, sizeof expect.byte);
+    if (!rejoin_is_due(dht)) return;
     hm_ns deadline = hm_deadline_after(dht->loop, HM_DHT_REJOIN_DEADLINE);
-    dht->rejoining = begin(dht, &dht->seeds, dht->seed_id_known ? &expect : NULL, deadline,
+    dht->rejoining = begin(dht, &dht->seeds, dht->seed_expects ? &dht->seed_expect : NULL, deadline,
                            on_rejoined, dht) == HM_OK;
 }
 

@@ -175,6 +175,30 @@ bool hm_lookup_done(const struct hm_lookup *lookup)
     return true;
 }
 
+void hm_lookup_mark_holder(struct hm_lookup *lookup, const struct hm_dht_id *id)
+{
+    struct hm_candidate *candidate = find(lookup, id);
+    if (candidate) candidate->holder = true;
+}
+
+unsigned hm_lookup_holders(const struct hm_lookup *lookup, unsigned nearest)
+{
+    unsigned live = 0, holders = 0;
+    for (unsigned i = 0; i < lookup->count && live < nearest; i++) {
+        if (lookup->candidate[i].state == HM_CANDIDATE_DEAD) continue;
+        live++;
+        holders += lookup->candidate[i].holder;
+    }
+    return holders;
+}
+
+unsigned hm_lookup_rank(const struct hm_lookup *lookup, const struct hm_dht_id *id)
+{
+    unsigned nearer = 0, end = slot_of(lookup, id);
+    for (unsigned i = 0; i < end; i++) nearer += lookup->candidate[i].state != HM_CANDIDATE_DEAD;
+    return nearer;
+}
+
 unsigned hm_lookup_nearest(const struct hm_lookup *lookup, struct hm_candidate *nearest,
                            unsigned max)
 {

@@ -24,6 +24,7 @@ struct hm_candidate {
     struct hm_dht_id id;
     uint32_t handle; /* the caller's: which peer */
     uint8_t state;
+    bool holder; /* it has answered with what was looked for */
 };
 struct hm_lookup {
     struct hm_dht_id target;
@@ -45,6 +46,12 @@ bool hm_lookup_next(struct hm_lookup *lookup, struct hm_candidate *ask);
  * every key that its peer may know something about. */
 bool hm_lookup_ask(struct hm_lookup *lookup, const struct hm_dht_id *id);
 void hm_lookup_answered(struct hm_lookup *lookup, const struct hm_dht_id *id);
+/* It holds what is looked for (before or after it counts as answered). */
+void hm_lookup_mark_holder(struct hm_lookup *lookup, const struct hm_dht_id *id);
+/* How many of the `nearest` nearest live candidates are marked as holders. */
+unsigned hm_lookup_holders(const struct hm_lookup *lookup, unsigned nearest);
+/* How many live candidates are nearer to the target than `id`. */
+unsigned hm_lookup_rank(const struct hm_lookup *lookup, const struct hm_dht_id *id);
 void hm_lookup_dead(struct hm_lookup *lookup, const struct hm_dht_id *id);
 bool hm_lookup_done(const struct hm_lookup *lookup);
 /* The nearest candidates that answered, nearest first; returns how many (at most `max`). */

@@ -50,6 +50,12 @@ static void heal(struct hm_dht *dht)
     look_up(dht, &dht->self, 1);
 }
 
+static hm_ns ping_wait(const struct hm_table_entry *suspect)
+{
+    hm_ns wait = suspect->failures * HM_DHT_PING_INTERVAL;
+    return wait < HM_DHT_PING_WAIT_MAX ? wait : HM_DHT_PING_WAIT_MAX;
+}
+
 /* Whose turn it is to be pinged; NULL: nobody's. */
 static struct hm_table_entry *most_doubtful(struct hm_dht *dht, hm_ns now)
 {
@@ -58,7 +64,7 @@ static struct hm_table_entry *most_doubtful(struct hm_dht *dht, hm_ns now)
     for (struct hm_table_entry *entry; (entry = hm_table_each(&dht->table, &at));) {
         hm_ns last = entry->tried > entry->seen ? entry->tried : entry->seen;
         if (entry->failures > 0) {
-            if (now - entry->tried < entry->failures * HM_DHT_PING_INTERVAL) continue;
+            if (now - entry->tried < ping_wait(entry)) continue;
             if (!suspect || entry->tried < suspect->tried) suspect = entry;
         } else if (now - last >= HM_DHT_QUIET_MAX) {
             if (!quiet || last < (quiet->tried > quiet->seen ? quiet->tried : quiet->seen))

@@ -23,18 +23,20 @@
 #define HM_DHT_PATIENCE_MAX    (5 * HM_S)
 #define HM_DHT_TICK            (1 * HM_S)
 #define HM_DHT_REFRESH         (3600 * HM_S)
-#define HM_DHT_PING_INTERVAL   (15 * HM_S)  /* of a suspect, times its failures */
+#define HM_DHT_PING_INTERVAL   (15 * HM_S) /* of a suspect, times its failures */
+#define HM_DHT_PING_WAIT_MAX   (60 * HM_S)
 #define HM_DHT_QUIET_MAX       (300 * HM_S) /* a good contact not heard of for so long is pinged */
 #define HM_DHT_PUSH_INTERVAL   (10 * HM_S)  /* to one contact */
 #define HM_DHT_HEAL_INTERVAL   (10 * HM_S)
 #define HM_DHT_REJOIN_MIN      (1 * HM_S)
 #define HM_DHT_REJOIN_MAX      (60 * HM_S)
+#define HM_DHT_SEED_CHECK      (300 * HM_S) /* we look after those through whom we joined */
 #define HM_DHT_REJOIN_DEADLINE (10 * HM_S)
 enum {
     HM_DHT_PROOF_ROOTS_MAX = 4096,
-    HM_DHT_HOLDERS_ENOUGH = 3, /* of the nearest, that answered with entries: a find may end */
-    HM_DHT_STORE_K = 2 * HM_DHT_REPLICAS,      /* nearest nodes that a store looks for */
-    HM_DHT_REFRESH_MAX = 16,                   /* buckets at once */
+    HM_DHT_HOLDERS_ENOUGH = 3,            /* of the 5 nearest, that gave entries: a find may end */
+    HM_DHT_STORE_K = 2 * HM_DHT_REPLICAS, /* nearest nodes that a store looks for */
+    HM_DHT_REFRESH_MAX = 16,              /* buckets at once */
     HM_DHT_FOUND_BYTES_MAX = 16 * 1024 * 1024, /* of one find */
 };
 
@@ -69,10 +71,12 @@ struct hm_dht {
     struct hm_push *push;
     struct hm_timer push_timer;
 
-    struct hm_dht_id seed_id; /* how we joined, to do it again when nobody is left */
-    struct hm_addrs seeds;
+    struct hm_addrs seeds; /* how we joined, to do it again */
+    struct hm_node_id seed_expect;
+    bool seed_expects;
+    struct hm_dht_id seed_id; /* who it was */
     bool seed_id_known;
-    hm_ns rejoin_due, rejoin_wait;
+    hm_ns rejoin_due, rejoin_wait, seed_check_due;
     bool rejoining;
 
     bool closing;

@@ -3,8 +3,8 @@
  * Happy path:  what this node holds itself, then a search over all keys; each entry that comes is
  * verified, and kept
  *              if it is newer than the version we have.
- * Ends:        when every key's lookup is done, or has met three holders; at the deadline with
- *              what there is.
+ * Ends:        when every key's lookup is done, or three of the 5 nearest have given theirs; at
+ *              the deadline with what there is.
  * Owns:        the search and a copy of each entry (HM_DHT_FOUND_BYTES_MAX of all: what comes
  *              then is left out). */
 #include "base/assert.h"
@@ -190,7 +190,7 @@ static void find_start(struct hm_dht_query *query)
     int64_t wall_ns = hm_dht_wall_ns(dht);
     for (unsigned i = 0; i < find->key_count; i++) {
         const struct hm_entry *entry = hm_store_first(&dht->store, &keys[i], wall_ns);
-        if (entry) hm_search_count_holder(find->search, i);
+        if (entry) hm_search_self_holds(find->search, i);
         for (; entry; entry = hm_store_next(entry, wall_ns)) keep(find, i, &entry->record);
     }
     hm_search_start(find->search);

@@ -21,7 +21,7 @@ enum { ASKS_MAX = 16, PAGES_MAX = 32, CONTACTS_MIN = 256, CONTACTS_MAX = 2048 };
 struct search_key {
     struct hm_lookup lookup;
     bool finished;
-    unsigned holders;
+    bool self_holds;
 };
 struct known { /* a contact that some lookup may name: its index is the candidate's handle */
     struct hm_map_node node;
@@ -87,7 +87,7 @@ enum hm_status hm_search_create(struct hm_dht *dht, const struct hm_dht_id *keys
     for (unsigned i = 0; i < count; i++) {
         hm_lookup_init(&search->key[i].lookup, &keys[i], k, alpha);
         search->key[i].finished = false;
-        search->key[i].holders = 0;
+        search->key[i].self_holds = false;
         hm_table_looked_up(&dht->table, &keys[i], hm_loop_now(dht->loop));
     }
     *created = search;
@@ -209,6 +209,16 @@ static void ask_contact(struct hm_search *search, unsigned first, struct hm_cont
     search->ask_count++;
 }
 
+/* Three of those that should hold the key's entries have given theirs.  Others do not count: they
+ * may hold what is left of an older swarm. */
+static bool has_enough(const struct hm_search *search, const struct search_key *key)
+{
+    unsigned holders = hm_lookup_holders(&key->lookup, HM_DHT_REPLICAS);
+    if (key->self_holds && hm_lookup_rank(&key->lookup, &search->dht->self) < HM_DHT_REPLICAS)
+        holders++;
+    return holders >= HM_DHT_HOLDERS_ENOUGH;
+}
+
 /* Asks whom it can.  True: every key is finished. */
 static bool pump(struct hm_search *search)
 {
@@ -225,7 +235,7 @@ static bool pump(struct hm_search *search)
 #ifndef NDEBUG
         hm_lookup_check(&key->lookup);
 #endif
-        if (!hm_lookup_done(&key->lookup) && key->holders < HM_DHT_HOLDERS_ENOUGH) continue;
+        if (!hm_lookup_done(&key->lookup) && !has_enough(search, key)) continue;
         key->finished = true;
         search->unfinished--;
     }
@@ -281,7 +291,7 @@ static bool settle_items(struct ask *ask, bool progress)
             ask->item[stay++] = *item;
             continue;
         }
-        if (item->sound) search->key[item->key].holders++;
+        if (item->sound) hm_lookup_mark_holder(&search->key[item->key].lookup, &ask->contact->id);
         hm_lookup_answered(&search->key[item->key].lookup, &ask->contact->id);
     }
     ask->count = stay;
@@ -320,9 +330,9 @@ unsigned hm_search_answered(const struct hm_search *search)
     return search->answered;
 }
 
-void hm_search_count_holder(struct hm_search *search, unsigned key)
+void hm_search_self_holds(struct hm_search *search, unsigned key)
 {
-    search->key[key].holders++;
+    search->key[key].self_holds = true;
 }
 
 unsigned hm_search_nearest(const struct hm_search *search, unsigned key,

@@ -23,8 +23,8 @@ HM_MUST_CHECK enum hm_status hm_search_create(struct hm_dht *dht, const struct h
 /* Calls in flight are cancelled; done will not run. */
 void hm_search_destroy(struct hm_search *search);
 void hm_search_seed(struct hm_search *search, struct hm_contact *contact);
-/* This key has been answered by a holder already (this node itself). */
-void hm_search_count_holder(struct hm_search *search, unsigned key);
+/* This node itself holds entries of this key. */
+void hm_search_self_holds(struct hm_search *search, unsigned key);
 void hm_search_start(struct hm_search *search);              /* done may run inside */
 unsigned hm_search_answered(const struct hm_search *search); /* calls so far */
 /* The nearest nodes that answered, nearest first: views. */

@@ -1,4 +1,5 @@
-/* No bytes crash the decoders of src/dht, and what they accept lies in bounds.  Seeded: a failure replays. */
+/* No bytes crash the decoders of src/dht, and what they accept lies in bounds.
+ * Seeded: a failure replays. */
 #include "test.h"
 
 #include "base/rng.h"

@@ -373,6 +373,78 @@ static void closing_ends_queries_and_leaves_nothing(void **state)
     swarm_close(&swarm); /* asserts of timers, posts, buffers */
 }
 
+static void a_bootstrap_node_that_was_away_for_an_hour_is_found_again(void **state)
+{
+    (void)state;
+    struct swarm swarm;
+    swarm_open(&swarm, 14);
+    swarm_grow(&swarm, 5);
+    swarm_node_crash(&swarm.node[0]);
+    swarm_run(&swarm, 3600 * HM_S);
+    for (unsigned i = 1; i < 5; i++) assert_int_equal(hm_dht_contacts(swarm.node[i].dht), 3);
+    swarm_node_open(&swarm, 0, true); /* it knows nobody, and joins nobody */
+    swarm_run(&swarm, 400 * HM_S);
+    for (unsigned i = 0; i < 5; i++) assert_int_equal(hm_dht_contacts(swarm.node[i].dht), 4);
+    swarm_close(&swarm);
+}
+
+static void a_swarm_that_was_cut_in_two_is_one_again(void **state)
+{
+    (void)state;
+    struct swarm swarm;
+    struct hm_dht_id key;
+    swarm_open(&swarm, 15);
+    swarm_grow(&swarm, 8);
+    for (unsigned a = 0; a < 4; a++)
+        for (unsigned b = 4; b < 8; b++)
+            hm_net_cut_both(swarm.world, swarm.node[a].number, swarm.node[b].number, true);
+    swarm_run(&swarm, 300 * HM_S);
+    /* Each half goes on by itself: its records are stored, on its own nodes. */
+    swarm_key("halves", 0, &key);
+    for (unsigned i = 0; i < 8; i += 4)
+        assert_int_equal(swarm_store(&swarm.node[i], &key, "s", "v", 3600 * HM_S, NULL), 4);
+    for (unsigned a = 0; a < 4; a++)
+        for (unsigned b = 4; b < 8; b++)
+            hm_net_cut_both(swarm.world, swarm.node[a].number, swarm.node[b].number, false);
+    swarm_run(&swarm, 200 * HM_S);
+    for (unsigned i = 0; i < 8; i++) {
+        struct swarm_finding finding;
+        assert_int_equal(swarm.node[i].dht->table.contact_count, 7);
+        assert_int_equal(swarm.node[i].dht->table.suspect_count, 0);
+        swarm_find(&swarm.node[i], &key, 1, 10 * HM_S, &finding);
+        assert_int_equal(finding.count, 2);
+        swarm_finding_free(&finding);
+    }
+    swarm_close(&swarm);
+}
+
+static void slow_round_trips_are_waited_for(void **state)
+{
+    (void)state;
+    struct swarm swarm;
+    struct hm_net_options net;
+    struct hm_dht_id key;
+    struct swarm_finding finding;
+    swarm_open(&swarm, 16);
+    hm_net_options_default(&net);
+    net.delay_min = 400 * HM_MS; /* a round trip of 0.8 to 1.2 s: a fixed 400 ms would kill all */
+    net.delay_max = 600 * HM_MS;
+    net.slow_per_million = 0;
+    hm_net_set_options(swarm.world, &net);
+    swarm_grow(&swarm, 8);
+    swarm_key("slow", 0, &key);
+    assert_int_equal(swarm_store(&swarm.node[3], &key, "s", "v", 600 * HM_S, NULL), 5);
+    swarm_find(&swarm.node[6], &key, 1, 30 * HM_S, &finding);
+    assert_int_equal(finding.count, 1);
+    swarm_finding_free(&finding);
+    swarm_run(&swarm, 60 * HM_S);
+    for (unsigned i = 0; i < 8; i++) {
+        assert_int_equal(swarm.node[i].dht->table.suspect_count, 0);
+        assert_int_equal(hm_metrics_value(&swarm.node[i].metrics, "dht.calls_failed"), 0);
+    }
+    swarm_close(&swarm);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -389,6 +461,9 @@ int main(void)
         cmocka_unit_test(a_find_ends_at_its_deadline_and_a_cancelled_one_at_once),
         cmocka_unit_test(too_many_queries_at_once_are_refused),
         cmocka_unit_test(closing_ends_queries_and_leaves_nothing),
+        cmocka_unit_test(a_bootstrap_node_that_was_away_for_an_hour_is_found_again),
+        cmocka_unit_test(a_swarm_that_was_cut_in_two_is_one_again),
+        cmocka_unit_test(slow_round_trips_are_waited_for),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

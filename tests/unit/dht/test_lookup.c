@@ -156,6 +156,30 @@ static void a_full_list_keeps_the_nearest_and_those_being_asked(void **state)
     hm_lookup_check(&lookup);
 }
 
+static void holders_count_among_the_nearest_live_ones_only(void **state)
+{
+    (void)state;
+    struct hm_lookup lookup;
+    struct hm_dht_id target = id_at(0, 0), id[6];
+    struct hm_candidate ask;
+    hm_lookup_init(&lookup, &target, 6, 6);
+    for (uint8_t i = 0; i < 6; i++) {
+        id[i] = id_at((uint8_t)(i + 1), 0);
+        (void)hm_lookup_add(&lookup, &id[i], i);
+        assert_true(hm_lookup_next(&lookup, &ask));
+    }
+    hm_lookup_mark_holder(&lookup, &id[0]);
+    hm_lookup_mark_holder(&lookup, &id[3]);
+    hm_lookup_mark_holder(&lookup, &target); /* nobody of that id */
+    assert_int_equal(hm_lookup_holders(&lookup, 3), 1);
+    assert_int_equal(hm_lookup_rank(&lookup, &id[3]), 3);
+    hm_lookup_dead(&lookup, &id[1]); /* the fourth moves up */
+    assert_int_equal(hm_lookup_holders(&lookup, 3), 2);
+    assert_int_equal(hm_lookup_rank(&lookup, &id[3]), 2);
+    hm_lookup_dead(&lookup, &id[0]);
+    assert_int_equal(hm_lookup_holders(&lookup, 3), 1);
+}
+
 /* A network in which node i knows some others: who ends as the k nearest must be the k nearest. */
 static void a_lookup_in_a_random_network_finds_the_nearest_and_asks_each_once(void **state)
 {
@@ -191,7 +215,7 @@ static void a_lookup_in_a_random_network_finds_the_nearest_and_asks_each_once(vo
             if (dead[answer]) {
                 hm_lookup_dead(&lookup, &node[answer]);
             } else {
-                /* Everybody knows the neighbours of the target that he has met: a prefix of luck. */
+                /* Everybody knows some of the others. */
                 for (unsigned i = 0; i < KNOWN; i++) {
                     unsigned other = (answer * 31 + i * 5) % NODES;
                     (void)hm_lookup_add(&lookup, &node[other], other);
@@ -223,6 +247,7 @@ int main(void)
         cmocka_unit_test(ask_takes_only_who_is_among_the_nearest_and_new),
         cmocka_unit_test(an_empty_lookup_is_done),
         cmocka_unit_test(a_full_list_keeps_the_nearest_and_those_being_asked),
+        cmocka_unit_test(holders_count_among_the_nearest_live_ones_only),
         cmocka_unit_test(a_lookup_in_a_random_network_finds_the_nearest_and_asks_each_once),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
