@@ -100,27 +100,47 @@ static void end_soon(struct hm_dispatch_op *op)
     hm_timer_start(op->dispatch->loop, &op->turn, 0);
 }
 
-/* Says which row lacks answers, and what went wrong first. */
+/* A row that lacks answers; one that is without hope, if that is why we end. */
+static uint32_t short_row(const struct hm_dispatch_op *op)
+{
+    for (uint32_t row = 0; row < op->row_count; row++) {
+        uint32_t count = op->hopeless ? op->hopeful[row] : op->answered[row];
+        if (count < op->need[row]) return row;
+    }
+    HM_ASSERT(false);
+    return 0;
+}
+
+/* The first part of a row that has failed; where none has, the first that is late. */
+static const struct hm_dispatch_part *bad_part(const struct hm_dispatch_op *op, uint32_t row)
+{
+    const struct hm_dispatch_part *late = NULL;
+    for (unsigned i = 0; i < op->part_count; i++) {
+        const struct hm_dispatch_part *part = &op->part[i];
+        bool has_row = false;
+        for (uint32_t k = 0; part->status != HM_OK && k < part->row_count && !has_row; k++)
+            has_row = part->row[k] == row;
+        if (!has_row) continue;
+        if (part->status != HM_INPROGRESS) return part;
+        if (!late) late = part;
+    }
+    HM_ASSERT(late);
+    return late;
+}
+
+/* Says which row lacks answers, and what went wrong first.  Before late parts get their status. */
 static enum hm_status explain(const struct hm_dispatch_op *op)
 {
-    uint32_t row = 0;
-    while (row + 1 < op->row_count && op->answered[row] >= op->need[row]) row++;
-    const struct hm_dispatch_part *bad = NULL;
-    for (unsigned i = 0; i < op->part_count && !bad; i++) {
-        const struct hm_dispatch_part *part = &op->part[i];
-        for (uint32_t k = 0; part->status != HM_OK && k < part->row_count && !bad; k++) {
-            if (part->row[k] == row) bad = part;
-        }
-    }
-    HM_ASSERT(bad);
-    enum hm_status status = op->late ? HM_ERR_TIMED_OUT : bad->status;
+    uint32_t row = short_row(op);
+    const struct hm_dispatch_part *bad = bad_part(op, row);
+    enum hm_status why = bad->status == HM_INPROGRESS ? HM_ERR_TIMED_OUT : bad->status;
     char server[HM_NODE_ID_TEXT_BYTES];
-    return hm_fail(status,
+    return hm_fail(op->late ? HM_ERR_TIMED_OUT : why,
                    "%s: row %" PRIu32 " has %" PRIu32 " of the %" PRIu32
                    " answers it needs; %s at server %.8s: %s",
                    op->pass == HM_PASS_FORWARD ? "forward" : "backward", row, op->answered[row],
                    op->need[row], bad->uid.text, hm_node_id_text(&bad->server, server),
-                   hm_status_text(bad->status));
+                   hm_status_text(why));
 }
 
 /* Silent until the deadline while somebody else answered: it is him, not us. */
@@ -155,18 +175,19 @@ static void finish(struct hm_timer *timer)
         return; /* the directory still holds us; its callback comes by the deadline, and ends it */
     hm_timer_stop(dispatch->loop, &op->timer);
     leave_calls(op);
-    uint64_t failed = 0;
-    for (unsigned i = 0; i < op->part_count; i++) {
-        if (op->part[i].status == HM_INPROGRESS)
-            op->part[i].status = op->canceled ? HM_ERR_CANCELED : HM_ERR_TIMED_OUT;
-        failed += op->part[i].status != HM_OK;
-    }
-    atomic_fetch_add_explicit(&dispatch->parts_failed, failed, memory_order_relaxed);
     enum hm_status status = HM_OK;
     if (op->canceled)
         status = hm_fail(HM_ERR_CANCELED, "the call to experts was canceled");
     else if (op->rows_short > 0 && !op->optional)
         status = explain(op);
+    uint64_t failed = 0;
+    for (unsigned i = 0; i < op->part_count; i++) {
+        struct hm_dispatch_part *part = &op->part[i];
+        if (part->status == HM_INPROGRESS)
+            part->status = op->canceled ? HM_ERR_CANCELED : HM_ERR_TIMED_OUT;
+        failed += part->status != HM_OK;
+    }
+    atomic_fetch_add_explicit(&dispatch->parts_failed, failed, memory_order_relaxed);
     hm_buf_put(op->scratch);
     op->scratch = NULL;
     hm_list_remove(&op->link);

@@ -96,7 +96,7 @@ struct hm_dispatch_op { /* caller's memory, until cb has run; zero it first */
     uint32_t columns;
     bool looking; /* the directory holds it: its callback comes first */
     bool hopeless, canceled, ending;
-    bool waited, late; /* a timer has ended it: the one after k_min, or the deadline (late) */
+    bool waited, late;   /* a timer has ended it: the one after k_min, or the deadline (late) */
     struct hm_link link; /* of the dispatch's operations */
 };
 /* HM_OK: cb will come.  HM_ERR_INVALID, HM_ERR_TOO_BIG (with a line), HM_ERR_BUSY (no buffers now):

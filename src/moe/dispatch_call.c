@@ -39,7 +39,7 @@ struct hm_server_call *hm_server_call_get(struct hm_dispatch_op *op,
     call->server = *server;
     call->peer = NULL;
     call->slab = NULL;
-    call->on_wire = call->answered = false;
+    call->on_wire = call->suspected = false;
     call->part_count = call->pulls = 0;
     memset(call->taken, 0, sizeof call->taken);
     hm_list_push(&op->calls, &call->link);
@@ -75,10 +75,12 @@ static void teach(struct hm_server_call *call, const struct hm_dispatch_part *pa
 {
     struct hm_directory *directory = call->dispatch->directory;
     if (!directory) return;
-    if (hm_status_scope(status) == HM_SCOPE_PEER || status == HM_ERR_DRAINING)
+    if (hm_status_scope(status) == HM_SCOPE_PEER || status == HM_ERR_DRAINING) {
+        call->suspected = true;
         hm_directory_suspect(directory, &call->server, 0);
-    else if (status == HM_ERR_EXPERT_GONE && part)
+    } else if (status == HM_ERR_EXPERT_GONE && part) {
         hm_directory_suspect_expert(directory, &call->server, &part->uid);
+    }
 }
 
 static void decide(struct hm_server_call *call, unsigned number, enum hm_status status)
@@ -86,10 +88,7 @@ static void decide(struct hm_server_call *call, unsigned number, enum hm_status 
     if (!call->op) return;
     struct hm_dispatch_part *part = part_of(call, number);
     if (part->status != HM_INPROGRESS) return;
-    if (status == HM_OK)
-        call->answered = true;
-    else
-        teach(call, part, status);
+    if (status != HM_OK) teach(call, part, status);
     hm_dispatch_decide(call->op, part, status);
 }
 
@@ -378,7 +377,7 @@ static void end(struct hm_call *rpc_call, enum hm_status status)
             if (status != HM_OK) teach(call, NULL, status);
             /* All was said, and still parts are open: that is no server of ours. */
             decide_open(call, status == HM_OK ? HM_ERR_PEER_PROTOCOL : status);
-        } else if (call->dispatch->directory) {
+        } else if (call->dispatch->directory && !call->suspected) {
             hm_directory_trust(call->dispatch->directory, &call->server);
         }
     }

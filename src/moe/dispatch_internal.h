@@ -41,8 +41,8 @@ struct hm_server_call { /* one HM_METHOD_EXPERT_CALL: pooled, outlives its opera
     struct hm_node_id server;
     struct hm_peer *peer;
     struct hm_call call;
-    bool on_wire;  /* end() will come */
-    bool answered; /* some part was */
+    bool on_wire;   /* end() will come */
+    bool suspected; /* the directory was told so: nothing it still answers clears that */
     struct hm_buf *slab;
     unsigned part_count, pulls;
     uint16_t part[HM_CALL_PARTS_MAX];       /* numbers in op->part */

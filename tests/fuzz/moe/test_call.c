@@ -1,4 +1,5 @@
-/* No bytes crash the decoders of src/moe, and what they accept lies in bounds.  Seeded: a failure replays. */
+/* No bytes crash the decoders of src/moe, and what they accept lies in bounds.  Seeded: a failure
+ * replays. */
 #include "test.h"
 
 #include "base/rng.h"
@@ -8,7 +9,8 @@
 
 enum { ROUNDS = 60000, BYTES_MAX = 512 };
 
-/* Half the inputs are noise, half a good message with a few bytes changed: noise alone never passes the first check. */
+/* Half the inputs are noise, half a good message with a few bytes changed: noise alone never passes
+ * the first check. */
 static void mutate(struct hm_rng *rng, uint8_t *bytes, size_t count)
 {
     unsigned changes = (unsigned)hm_rng_below(rng, 4);

@@ -1,5 +1,5 @@
-/* The load-balancing loss is even at an even load, has the gradient of finite differences, and moves the gate (the
- * reference's is a constant). */
+/* The load-balancing loss is even at an even load, has the gradient of finite differences, and
+ * moves the gate (the reference's is a constant). */
 #include "test.h"
 
 #include "base/rng.h"

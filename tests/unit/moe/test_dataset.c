@@ -1,4 +1,5 @@
-/* Data files are read, shuffled, split and scaled the same everywhere; a bad one is refused with the line that is bad. */
+/* Data files are read, shuffled, split and scaled the same everywhere; a bad one is refused with
+ * the line that is bad. */
 #include "test.h"
 
 #include "base/assert.h"

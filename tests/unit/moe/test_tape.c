@@ -1,5 +1,5 @@
-/* The tape's gradients are those of finite differences, its first error is the one that backward tells, and its memory is
- * used again. */
+/* The tape's gradients are those of finite differences, its first error is the one that backward
+ * tells, and its memory is used again. */
 #include "test.h"
 
 #include "base/rng.h"
