@@ -7,7 +7,7 @@
 # Everything listens on loopback at ports that the system picks; files go to a fresh folder; no process is left behind.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-seed=${1:-0} steps=${2:-400} kill_one=${HM_DEMO_KILL:-1}
+seed=${1:-0} steps=${2:-800} kill_one=${HM_DEMO_KILL:-1}
 hivemind=${HIVEMIND:-build/bin/hivemind}
 dir=$(mktemp -d "${TMPDIR:-/tmp}/hivemind-demo.XXXXXX")
 pids=()
@@ -86,8 +86,10 @@ wait "$trainer"
 field() { sed -nE "s/.*\"$2\":\"?([^,\"}]*).*/\1/p" "$1" | tail -n 1; }
 "$hivemind" status --join "$join" --json >"$dir/status"
 experts=$(grep -o '"uid":' "$dir/status" | wc -l)
+# Recovered: its five experts were restored at a step, and the trainer missed them and then had them again.
 recovered=0
-if [ "$killed" = 1 ] && [ "$(field "$dir/restarted" restored)" = 5 ] && [ "$(field "$dir/restarted" restored_step)" -gt 0 ]; then
+if [ "$killed" = 1 ] && [ "$(field "$dir/restarted" restored)" = 5 ] && [ "$(field "$dir/restarted" restored_step)" -gt 0 ] &&
+    grep -q '"experts_alive":11,' "$dir/events" && tail -n 1 "$dir/events" | grep -q '"experts_alive":16,'; then
     recovered=1
 fi
 for i in 0 1 2; do kill -TERM "${server[$i]}"; done
