@@ -3,7 +3,7 @@
 JOBS ?= $(shell nproc)
 CTEST = ctest --output-on-failure --no-tests=error -j $(JOBS)
 
-.PHONY: help build packages demo test bench check layers clean format
+.PHONY: help configure build packages demo test bench check layers clean format
 
 help:
 	@echo 'make            build build/bin/hivemind (installs what is missing first, on Debian)'
@@ -20,19 +20,25 @@ help:
 packages:
 	@tools/packages.sh build
 
-build: packages
+# The program and the examples; tests and raw programs are built by those who run them, and cannot keep a user from
+# the program.
+configure: packages
 	@cmake --preset release >build.log 2>&1 || { cat build.log; rm -f build.log; exit 1; }; rm -f build.log
-	@cmake --build build -j $(JOBS)
+
+build: configure
+	@cmake --build build -j $(JOBS) --target hivemind examples
 
 demo: build
 	@tools/demo.sh
 
 test:
 	@tools/packages.sh test
-	@$(MAKE) --no-print-directory build
+	@$(MAKE) --no-print-directory configure
+	@cmake --build build -j $(JOBS)
 	@$(CTEST) --test-dir build $(if $(SUITE),-L $(SUITE))
 
 bench: build
+	@cmake --build build -j $(JOBS) --target perf
 	@tools/bench.sh
 
 check: layers

@@ -22,7 +22,7 @@ static int close_identity(void **state)
     return 0;
 }
 
-static char subkey[RECORDS_MAX][8];
+static char subkey[RECORDS_MAX][12];
 
 static void make_records(struct hm_record *records, unsigned count)
 {
