@@ -62,8 +62,9 @@ void hm_directory_destroy(struct hm_directory *directory);
 
 typedef void (*hm_directory_cb)(void *arg, enum hm_status status);
 /* Declares this server: its server record, and with `uids` the expert records of all their prefixes
- * (NULL, 0: only the server record).  `withdraw`: with a life that is over in a second, so that
- * everybody forgets them. */
+ * (NULL, 0: only the server record).  `withdraw`: expert records with a life that is over in a
+ * second, and a server record without addresses, which those who have the old one cached take for
+ * its end when they look again. */
 HM_MUST_CHECK enum hm_status hm_directory_declare(struct hm_directory *directory,
                                                   const struct hm_server_info *info,
                                                   const struct hm_uid *uids, unsigned uid_count,

@@ -175,7 +175,7 @@ bool hm_page_usable(const struct hm_directory_cache *cache, const struct hm_page
 bool hm_page_alive(struct hm_directory_cache *cache, struct hm_page *page, bool suspects)
 {
     hm_ns now = hm_loop_now(cache->loop);
-    if (!page->known || page->expires <= now) return false;
+    if (!page->known || page->expires <= now || page->info.addrs.count == 0) return false;
     return suspects || page->suspect_until <= now;
 }
 

@@ -58,7 +58,7 @@ bool hm_page_usable(const struct hm_directory_cache *cache, const struct hm_page
  * gathered, many keys a call. */
 void hm_page_fetch(struct hm_directory_cache *cache, struct hm_page *page);
 void hm_page_fetch_end(struct hm_directory_cache *cache);
-/* A server page: declared, not expired and (unless `suspects` do count) not suspected. */
+/* A server page: declared, with addresses (else it has withdrawn), not expired and (unless `suspects` do count) not suspected. */
 bool hm_page_alive(struct hm_directory_cache *cache, struct hm_page *page, bool suspects);
 
 void hm_directory_cache_suspect(struct hm_directory_cache *cache, const struct hm_node_id *server,

@@ -202,8 +202,7 @@ static struct hm_record *make_record(struct maker *maker, uint16_t schema, const
 {
     struct hm_record *record = &maker->record[maker->count++];
     *record = (struct hm_record){.schema = schema,
-                                 .expires_wall_ns =
-                                     maker->wall_ns + (int64_t)(maker->withdraw ? HM_S : life),
+                                 .expires_wall_ns = maker->wall_ns + (int64_t)life,
                                  .subkey = maker->memory.at,
                                  .subkey_bytes = (uint16_t)subkey_bytes};
     hm_write_bytes(&maker->memory, subkey, subkey_bytes);
@@ -226,6 +225,7 @@ static void make_server(struct maker *maker, const struct hm_server_info *info)
     /* All addresses at their longest would pass the value's limit; the first ones are the best
      * ones. */
     struct hm_addrs addrs = info->addrs;
+    if (maker->withdraw) addrs.count = 0; /* those who remember it must see that it has gone */
     size_t bytes = 0, room = HM_RECORD_VALUE_BYTES_MAX - 128;
     for (unsigned i = 0; i < addrs.count; i++) {
         bytes += strlen(addrs.addr[i].text) + 2;
@@ -242,11 +242,16 @@ static void make_server(struct maker *maker, const struct hm_server_info *info)
     end_record(maker, record);
 }
 
+static hm_ns expert_life(const struct maker *maker)
+{
+    return maker->withdraw ? HM_S : HM_DIRECTORY_EXPERT_LIFE;
+}
+
 static void make_child(struct maker *maker, const struct branch *branch)
 {
     const char *child = strrchr(branch->text, '.') + 1;
     struct hm_record *record =
-        make_record(maker, HM_SCHEMA_EXPERT, child, strlen(child), HM_DIRECTORY_EXPERT_LIFE);
+        make_record(maker, HM_SCHEMA_EXPERT, child, strlen(child), expert_life(maker));
     char prefix[HM_UID_BYTES];
     snprintf(prefix, sizeof prefix, "%.*s", (int)(child - branch->text), branch->text);
     hm_directory_expert_key(prefix, &record->key);
@@ -257,8 +262,8 @@ static void make_child(struct maker *maker, const struct branch *branch)
 
 static void make_name(struct maker *maker, const struct branch *branch)
 {
-    struct hm_record *record = make_record(maker, HM_SCHEMA_NAMES, branch->text, branch->name_bytes,
-                                           HM_DIRECTORY_EXPERT_LIFE);
+    struct hm_record *record =
+        make_record(maker, HM_SCHEMA_NAMES, branch->text, branch->name_bytes, expert_life(maker));
     hm_directory_names_key(&record->key);
     hm_write_u8(&maker->memory, VALUE_VERSION);
     hm_write_u8(&maker->memory, branch->grid_dims);

@@ -20,7 +20,8 @@ struct hm_declaration {
     unsigned count;
     char *memory;
 };
-/* Life of the records: the kind's own, or a second when withdrawing. */
+/* Life of the records: the kind's own; when withdrawing that of a server record without addresses, and a second for the
+ * others. */
 HM_MUST_CHECK enum hm_status hm_declaration_make(const struct hm_server_info *info,
                                                  const struct hm_uid *uids, unsigned uid_count,
                                                  bool withdraw, int64_t wall_ns,
