@@ -304,8 +304,7 @@ static void join_line_on_loop(struct hm_wait *wait, void *arg)
     struct hm_node *node = line->node;
     struct hm_join join = {.node = *hm_identity_node(node->identity)};
     strcpy(join.swarm, node->hello.swarm);
-    join.addrs = node->hello.listening; /* advertised */
-    enum hm_status status = join.addrs.count ? HM_OK : hm_rpc_address(node->rpc, &join.addrs);
+    enum hm_status status = hm_rpc_address(node->rpc, &join.addrs);
     if (status == HM_ERR_NOT_FOUND)
         status = hm_fail(status, "this node does not listen, so nobody can join through it");
     if (!status) status = hm_join_format(&join, line->text, line->bytes);

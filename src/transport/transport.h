@@ -92,7 +92,7 @@ struct hm_transport_ops {
      * wait for inbounds that are still held; where it does not, they can still be dropped after it. */
     void (*close)(struct hm_transport *transport, void (*done)(void *arg), void *arg);
     void (*caps)(struct hm_transport *transport, struct hm_transport_caps *caps);
-    /* Where this transport listens; HM_ERR_NOT_FOUND if it does not. */
+    /* Where this transport can be dialled, as its hello says; HM_ERR_NOT_FOUND if it does not listen. */
     HM_MUST_CHECK enum hm_status (*address)(struct hm_transport *transport, struct hm_addrs *addrs);
     /* `expect` NULL: whoever answers; else a different node goes down with HM_ERR_PEER_DENIED and is never up. */
     HM_MUST_CHECK enum hm_status (*connect)(struct hm_transport *transport, const struct hm_addr *to,

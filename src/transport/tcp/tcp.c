@@ -267,7 +267,7 @@ static enum hm_status tcp_address(struct hm_transport *base, struct hm_addrs *ad
 {
     struct tcp *tcp = tcp_of(base);
     if (tcp->listening.count == 0) return HM_ERR_NOT_FOUND;
-    *addrs = tcp->listening;
+    *addrs = tcp->hello.listening;
     return HM_OK;
 }
 
