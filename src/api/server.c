@@ -13,7 +13,8 @@ struct hm_server {
     struct hm_server *next; /* the node's other servers */
     struct hm_expert_server *server;
     char *checkpoint_dir;
-    bool started, drained;
+    bool started; /* or tried */
+    bool running; /* between a start that went well and drain */
 };
 
 /* What a function hands to the loop, and what it waits for. */
@@ -122,6 +123,7 @@ static void start_on_loop(struct hm_wait *wait, void *arg)
     struct server_op *op = arg;
     op->wait = wait;
     enum hm_status status = hm_expert_server_start(op->server->server, server_ended, op);
+    op->server->running = status == HM_OK;
     if (status) hm_wait_end(wait, status);
 }
 
@@ -145,9 +147,8 @@ static void drain_on_loop(struct hm_wait *wait, void *arg)
 
 int hm_server_drain(struct hm_server *server, int timeout_ms)
 {
-    if (!server->started || server->drained)
-        return hm_fail(HM_ERR_INVALID, "only a server that runs can be drained");
-    server->drained = true;
+    if (!server->running) return hm_fail(HM_ERR_INVALID, "only a server that runs can be drained");
+    server->running = false;
     return hm_node_run(
         server->node, drain_on_loop,
         &(struct server_op){.server = server, .timeout = hm_node_timeout(timeout_ms, 10000)});
@@ -156,7 +157,7 @@ int hm_server_drain(struct hm_server *server, int timeout_ms)
 void hm_server_close(struct hm_server *server)
 {
     if (!server) return;
-    if (server->started && !server->drained) (void)hm_server_drain(server, 0);
+    if (server->running) (void)hm_server_drain(server, 0);
     /* Requests may still come until the node's connections are closed, so the rest waits for that. */
 }
 

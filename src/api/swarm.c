@@ -66,7 +66,7 @@ static void servers_found(void *arg, enum hm_status status, const struct hm_serv
     note(look, status);
     look->swarm->server = malloc((count + 1) * sizeof(*info));
     if (look->swarm->server) {
-        memcpy(look->swarm->server, info, count * sizeof(*info));
+        if (count > 0) memcpy(look->swarm->server, info, count * sizeof(*info));
         look->swarm->server_count = count;
     } else {
         note(look, HM_ERR_NO_MEMORY);

@@ -11,6 +11,9 @@
  *            u32 first (contiguous) or u32 index[row_count], and for backward with HM_PART_SCALED
  *            f32 scale[row_count]: dy of the part's row i is scale[i] * dy[index[i]]
  *
+ * A backward names an expert in one part only: it is remembered by (client, sequence) and expert, so
+ * that a second part to the same expert is a duplicate.
+ *
  * Each part is answered by one reply of its own, in any order:  header u16 part, u8 codec, u32
  * row_count, u64 step (of the expert, after this part), u32 retry_after_us (with HM_ERR_BUSY and
  * HM_ERR_REFUSED; else 0), schema of the rows; payload the rows (y or dx). A part that fails is

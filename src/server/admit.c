@@ -12,7 +12,8 @@ static void part_ended(struct hm_task *task, enum hm_status status, const struct
     struct hm_hosted *hosted = part->hosted;
     struct hm_served_call *call = part->call;
     part->admitted = false;
-    if (part->numeric && !status) status = part->numeric;
+    if (part->failed && !status) status = part->failed;
+    if (status == HM_ERR_CANCELED && !call->gone) status = HM_ERR_DRAINING; /* drain.c ran late */
     if (part->step > hosted->step) hosted->step = part->step;
     if (status) {
         hosted->server->parts_failed.value++;

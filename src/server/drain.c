@@ -2,7 +2,8 @@
  *
  * From the first moment new parts are refused with HM_ERR_DRAINING, so that callers go elsewhere;
  * what was accepted is answered.  Withdrawing and the queue go on side by side; a swarm that does
- * not answer must not keep us from saving. */
+ * not answer must not keep us from saving.  What still waits for a batch at the deadline is refused
+ * like new parts, so that no step is made that the checkpoints do not hold. */
 #include "server/internal.h"
 
 #include <stdio.h>
@@ -42,16 +43,18 @@ static void saved(struct hm_expert_server *server, enum hm_status status)
 static void look(struct hm_timer *timer)
 {
     struct hm_expert_server *server = timer->arg;
-    bool idle = hm_list_empty(&server->calls_busy) && server->announcing == 0;
+    bool idle = hm_list_empty(&server->calls_busy);
     bool late = hm_deadline_left(server->conf.loop, server->drain_deadline) == 0;
-    if (!idle && !late) {
+    if (!late && (!idle || server->announcing > 0)) {
         hm_timer_start(server->conf.loop, timer, 5 * HM_MS);
         return;
     }
     if (!idle)
         note(server,
-             hm_fail(HM_ERR_TIMED_OUT, "calls were still running when the time to drain was "
+             hm_fail(HM_ERR_TIMED_OUT, "calls were still waiting when the time to drain was "
                                        "over; give more with --drain-timeout"));
+    HM_LIST_EACH (link, &server->calls_busy)
+        hm_expert_server_call_cancel(HM_CONTAINER_OF(link, struct hm_served_call, link));
     hm_expert_server_save_all(server, saved);
 }
 

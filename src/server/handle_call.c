@@ -187,6 +187,11 @@ void hm_expert_server_call_gone(void *arg, struct hm_request *request)
     struct hm_served_call *call = hm_request_user(request);
     if (!call) return;
     call->gone = true;
+    hm_expert_server_call_cancel(call);
+}
+
+void hm_expert_server_call_cancel(struct hm_served_call *call)
+{
     if (call->parts_left == 0) return; /* still being pulled: payload_pulled ends it */
     for (unsigned i = 0; i < call->head.part_count; i++)
         if (parts_of(call)[i].admitted) hm_sched_cancel(&parts_of(call)[i].task);

@@ -48,8 +48,10 @@ struct hm_served_part {
     bool admitted;       /* its task is the scheduler's */
     /* Written by the lane, read by the loop once the task has ended. */
     uint64_t step;
-    bool stepped;           /* an optimizer step was made with its rows */
-    enum hm_status numeric; /* HM_ERR_NUMERIC: its rows are not finite and were left out */
+    bool stepped; /* an optimizer step was made with its rows */
+    /* Why it fails although its batch did not: HM_ERR_NUMERIC, its rows are not finite and were
+     * left out; else what they made of the expert when they ran by themselves. */
+    enum hm_status failed;
 };
 struct hm_served_call {
     struct hm_link link; /* calls_free or calls_busy */
@@ -110,6 +112,8 @@ struct hm_hosted *hm_expert_server_find(const struct hm_expert_server *server, c
 void hm_expert_server_handle_call(void *arg, struct hm_request *request, const void *header,
                                   size_t header_bytes, struct hm_inbound *in);
 void hm_expert_server_call_gone(void *arg, struct hm_request *request);
+/* Cancels what of it still waits for a batch; its parts end in later turns. */
+void hm_expert_server_call_cancel(struct hm_served_call *call);
 /* Answers one part; its call is finished, and its memory gone, with the last one. */
 void hm_expert_server_answer(struct hm_served_part *part, enum hm_status status,
                              const struct hm_rows *rows);

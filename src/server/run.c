@@ -3,7 +3,8 @@
  * Each piece's rows are checked as they are gathered: rows that are not finite are a stranger's
  * fault, so they are left out (as zeros, whose gradient is zero) and that part alone is refused;
  * the others in the batch, and the expert, never see them.  A batch of nothing else steps nothing.
- */
+ * Rows that are finite but overflow inside the expert fail the batch; its pieces are then run one by
+ * one, so that again only theirs fails. */
 #include "server/internal.h"
 
 #include <math.h>
@@ -52,41 +53,76 @@ static enum hm_status gather_batch(struct hm_exec *exec, const struct hm_batch *
             status = gather(exec, part, part->dy, part->view.scale, piece->task_first, piece->count,
                             columns, dy + offset);
         if (status) return status;
-        if (all_finite(x + offset, elements) && (!dy || all_finite(dy + offset, elements))) {
+        if (!part->failed &&
+            !(all_finite(x + offset, elements) && (!dy || all_finite(dy + offset, elements))))
+            part->failed = HM_ERR_NUMERIC;
+        if (!part->failed) {
             ++*good;
             continue;
         }
-        part->numeric = HM_ERR_NUMERIC;
         for (size_t j = 0; j < elements; j++) x[offset + j] = 0;
         for (size_t j = 0; dy && j < elements; j++) dy[offset + j] = 0;
     }
     return HM_OK;
 }
 
-enum hm_status hm_expert_server_run_batch(void *arg, struct hm_batch *batch)
+/* Rows [first, first + count) of the gathered batch. */
+static enum hm_status compute(const struct hm_served_pass *pass, const struct hm_batch *batch,
+                              uint32_t first, uint32_t count)
 {
-    struct hm_served_pass *pass = arg;
     struct hm_expert *expert = pass->hosted->expert;
     struct hm_served_lane *lane = pass->hosted->lane;
     struct hm_exec *exec = &lane->exec;
+    uint32_t columns = hm_expert_plan(expert)->input.row[0].dim[0];
+    size_t offset = (size_t)first * columns;
+    struct hm_tensor x = hm_matrix_f32((float *)lane->x.base + offset, count, columns);
+    struct hm_tensor dy = hm_matrix_f32((float *)lane->dy.base + offset, count, columns);
+    struct hm_tensor out = hm_matrix_f32((float *)batch->out->base + offset, count, columns);
+    enum hm_status status = pass->pass == HM_PASS_BACKWARD
+                                ? hm_expert_backward(expert, exec, &x, &dy, &out)
+                                : hm_expert_forward(expert, exec, &x, &out);
+    return status ? status : exec->device->ops->sync(exec->stream);
+}
+
+static void note(const struct hm_served_pass *pass, const struct hm_piece *piece,
+                 enum hm_status status)
+{
+    struct hm_served_part *part = piece->task->arg;
+    part->step = hm_expert_step(pass->hosted->expert);
+    if (pass->pass == HM_PASS_BACKWARD && !status && !part->failed) part->stepped = true;
+}
+
+/* Somebody's values overflowed inside the expert, and nothing was stepped: each piece again by itself, so that
+ * it fails alone. */
+static enum hm_status compute_each(const struct hm_served_pass *pass, const struct hm_batch *batch)
+{
+    enum hm_status first = HM_OK;
+    unsigned good = 0;
+    for (unsigned i = 0; i < batch->piece_count; i++) {
+        const struct hm_piece *piece = &batch->piece[i];
+        struct hm_served_part *part = piece->task->arg;
+        if (part->failed) continue;
+        part->failed = compute(pass, batch, piece->batch_first, piece->count);
+        note(pass, piece, part->failed);
+        if (!part->failed) good++;
+        if (part->failed && !first) first = part->failed;
+    }
+    return good > 0 ? HM_OK : first;
+}
+
+enum hm_status hm_expert_server_run_batch(void *arg, struct hm_batch *batch)
+{
+    struct hm_served_pass *pass = arg;
+    struct hm_served_lane *lane = pass->hosted->lane;
     bool backward = pass->pass == HM_PASS_BACKWARD;
-    uint32_t columns = hm_expert_plan(expert)->input.row[0].dim[0], rows = batch->row_count;
-    struct hm_tensor x = hm_matrix_f32(lane->x.base, rows, columns);
-    struct hm_tensor dy = hm_matrix_f32(lane->dy.base, rows, columns);
-    struct hm_tensor out = hm_matrix_f32(batch->out->base, rows, columns);
+    uint32_t columns = hm_expert_plan(pass->hosted->expert)->input.row[0].dim[0];
     unsigned good = 0;
 
-    enum hm_status status =
-        gather_batch(exec, batch, columns, hm_f32(&x), backward ? hm_f32(&dy) : NULL, &good);
+    enum hm_status status = gather_batch(&lane->exec, batch, columns, lane->x.base,
+                                         backward ? lane->dy.base : NULL, &good);
     if (!status && good == 0) status = HM_ERR_NUMERIC;
-    if (!status)
-        status = backward ? hm_expert_backward(expert, exec, &x, &dy, &out)
-                          : hm_expert_forward(expert, exec, &x, &out);
-    if (!status) status = exec->device->ops->sync(exec->stream);
-    for (unsigned i = 0; i < batch->piece_count; i++) {
-        struct hm_served_part *part = batch->piece[i].task->arg;
-        part->step = hm_expert_step(expert);
-        if (backward && !status && !part->numeric) part->stepped = true;
-    }
+    if (!status) status = compute(pass, batch, 0, batch->row_count);
+    if (status == HM_ERR_EXPERT_NUMERIC && good > 1) return compute_each(pass, batch);
+    for (unsigned i = 0; i < batch->piece_count; i++) note(pass, &batch->piece[i], status);
     return status;
 }

@@ -290,7 +290,10 @@ enum hm_status hm_expert_server_start(struct hm_expert_server *server,
     status = hm_worker_start(server->conf.loop, &server->plan.io, IO_JOBS_MAX, &server->io);
     if (!status) status = hm_expert_server_save_start(server);
     if (!status) status = serve(server);
-    if (status) return status;
+    if (status) {
+        hm_expert_server_save_stop(server); /* no round of it may find us half made */
+        return status;
+    }
 
     server->started = true;
     server->start_done = done;

@@ -48,7 +48,8 @@ HM_MUST_CHECK enum hm_status hm_expert_server_start(struct hm_expert_server *ser
                                                     void (*done)(void *arg, enum hm_status status),
                                                     void *arg);
 /* Withdraws, refuses new parts (HM_ERR_DRAINING), runs what is queued, saves every expert.  done
- * has the first failure; HM_ERR_TIMED_OUT if calls were still running at the deadline. */
+ * has the first failure; HM_ERR_TIMED_OUT if calls were still waiting at the deadline: they are
+ * refused too. */
 void hm_expert_server_drain(struct hm_expert_server *server, hm_ns deadline,
                             void (*done)(void *arg, enum hm_status status), void *arg);
 /* After drain, and after rpc has closed, so that no request can come any more. */
