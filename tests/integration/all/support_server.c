@@ -132,12 +132,10 @@ size_t bytes_used(struct hm_node *node)
 
 uint64_t steps(struct swarm *swarm, const char *uid)
 {
-    struct hm_remote_expert *expert;
-    struct hm_remote_expert_info info;
-    assert_ok(hm_remote_expert_find(swarm->b, uid, 5000, &expert));
-    assert_ok(hm_remote_expert_info(expert, 5000, &info));
-    hm_remote_expert_put(expert);
-    return info.step;
+    static const float row[COLUMNS] = {1};
+    uint64_t step = UINT64_MAX;
+    assert_ok(pass_run(swarm, uid, HM_PASS_FORWARD, row, NULL, 1, NULL, &step));
+    return step;
 }
 
 /* ---- calls -------------------------------------------------------------------------------------- */
@@ -160,8 +158,8 @@ void raw_add(struct raw *raw, const char *uid, uint32_t first, uint32_t count,
 {
     HM_ASSERT(raw->head.part_count < PARTS_MAX);
     struct hm_call_part *part = &raw->part[raw->head.part_count++];
-    *part = (struct hm_call_part){
-        .first = first, .row_count = count, .index = index, .scale = scale};
+    *part =
+        (struct hm_call_part){.first = first, .row_count = count, .index = index, .scale = scale};
     snprintf(part->uid.text, sizeof(part->uid.text), "%s", uid);
 }
 
@@ -184,8 +182,8 @@ static void raw_settle(struct raw *raw)
 static void rows_pulled(void *arg, enum hm_status status)
 {
     struct answer *answer = arg;
-    struct raw *raw = (struct raw *)((char *)(answer - answer->head.part) -
-                                     offsetof(struct raw, answer));
+    struct raw *raw =
+        (struct raw *)((char *)(answer - answer->head.part) - offsetof(struct raw, answer));
     if (status) answer->status = status;
     raw->pulls--;
     raw_settle(raw);
@@ -256,16 +254,15 @@ static void raw_start(struct flight *flight, struct raw *raw)
     if (raw->spoil) raw->spoil(raw, raw->header, &header_bytes, payload, &bytes);
 
     raw->flight = flight;
-    raw->call =
-        (struct hm_call){.method = HM_METHOD_EXPERT_CALL,
-                         .deadline = hm_deadline_after(flight->from->loop, raw->timeout),
-                         .header = raw->header,
-                         .header_bytes = header_bytes,
-                         .payload = {hm_buf_part(raw->payload, 0, bytes)},
-                         .span_count = 1,
-                         .reply = raw_reply,
-                         .end = raw_end,
-                         .arg = raw};
+    raw->call = (struct hm_call){.method = HM_METHOD_EXPERT_CALL,
+                                 .deadline = hm_deadline_after(flight->from->loop, raw->timeout),
+                                 .header = raw->header,
+                                 .header_bytes = header_bytes,
+                                 .payload = {hm_buf_part(raw->payload, 0, bytes)},
+                                 .span_count = 1,
+                                 .reply = raw_reply,
+                                 .end = raw_end,
+                                 .arg = raw};
     status = hm_rpc_call(flight->to, &raw->call);
     if (status) raw_end(&raw->call, status);
 }
@@ -280,8 +277,7 @@ static void start_all(struct hm_wait *wait, void *arg)
 void flight_start(struct flight *flight, struct hm_node *from, struct hm_peer *to, struct raw *raw,
                   unsigned count)
 {
-    *flight =
-        (struct flight){.from = from, .to = to, .raw = raw, .count = count, .left = count};
+    *flight = (struct flight){.from = from, .to = to, .raw = raw, .count = count, .left = count};
     assert_ok(hm_node_run(from, start_all, flight));
 }
 
@@ -405,7 +401,7 @@ void fill_normal(float *x, size_t count, uint64_t seed)
     for (size_t i = 0; i < count; i++) x[i] = hm_rng_normal(&rng);
 }
 
-void assert_near(const float *got, const float *wanted, size_t count, double tolerance)
+void assert_rows_near(const float *got, const float *wanted, size_t count, double tolerance)
 {
     double off = 0, norm = 0;
     for (size_t i = 0; i < count; i++) {

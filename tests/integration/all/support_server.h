@@ -35,7 +35,7 @@ void swarm_stop(struct swarm *swarm);
 struct hm_peer *peer_get(struct hm_node *from, struct hm_node *to);
 void peer_put(struct hm_node *from, struct hm_peer *peer);
 size_t bytes_used(struct hm_node *node); /* of its buffers */
-uint64_t steps(struct swarm *swarm, const char *uid);
+uint64_t steps(struct swarm *swarm, const char *uid); /* as an answer says */
 void remove_folder(const char *path);
 
 /* ---- calls */
@@ -104,7 +104,7 @@ void local_forward(struct local *local, const float *x, uint32_t rows, float *y)
 void local_backward(struct local *local, const float *x, const float *dy, uint32_t rows, float *dx);
 void fill_normal(float *x, size_t count, uint64_t seed);
 /* Norm-wise, relative. */
-void assert_near(const float *got, const float *wanted, size_t count, double tolerance);
+void assert_rows_near(const float *got, const float *wanted, size_t count, double tolerance);
 
 /* ---- the lane, held */
 
