@@ -230,6 +230,20 @@ static void waiting_send(struct hm_peer *peer, struct hm_conn *conn)
     hm_conn_flush(conn);
 }
 
+/* A node may dial as often as it likes; what it holds of our connections is bounded. */
+static void drop_surplus(struct hm_peer *peer)
+{
+    struct hm_conn *oldest = NULL;
+    unsigned accepted = 0;
+    HM_LIST_EACH (link, &peer->conns) {
+        struct hm_conn *conn = HM_CONTAINER_OF(link, struct hm_conn, link);
+        if (conn->dialed || conn->state != HM_CONN_UP) continue;
+        if (!oldest) oldest = conn;
+        accepted++;
+    }
+    if (accepted > HM_RPC_CONNS_ACCEPTED_MAX) hm_conn_fail(oldest, HM_ERR_PEER_RESET);
+}
+
 void hm_peer_attach(struct hm_peer *peer, struct hm_conn *conn)
 {
     struct hm_dial *dial = conn->dial;
@@ -242,6 +256,7 @@ void hm_peer_attach(struct hm_peer *peer, struct hm_conn *conn)
     hm_list_push(&peer->conns, &conn->link);
     conn->peer = peer;
     conn->dial = NULL;
+    drop_surplus(peer);
     if (conn->dialed) hm_peer_learn(peer, &conn->addr);
     peer->failures = 0;
     peer->backoff_until = 0;

@@ -88,10 +88,12 @@ static void on_tick(struct hm_timer *timer)
         return;
     }
     hm_conn_discard_expired(conn);
-    if (wire_is_rotten(conn)) {
+    if (wire_is_rotten(conn) || hm_conn_is_hog(conn)) {
         hm_conn_fail(conn, HM_ERR_PEER_PROTOCOL);
         return;
     }
+    conn->records_gone = 0;
+    conn->reply_bytes_gone = 0;
     if (is_spare(conn)) {
         hm_conn_fail(conn, HM_ERR_CANCELED);
         return;
@@ -108,6 +110,40 @@ static void receive_pong(struct hm_conn *conn, uint64_t id)
     hm_peer_measured(conn->peer, hm_loop_now(conn->rpc->loop) - conn->ping_sent);
 }
 
+/* ---- places: when they are nearly all taken, each newcomer takes one from somebody */
+
+/* Nobody here would miss it: not dialled by us, and no call, request or user needs its peer. */
+static bool is_dispensable(const struct hm_conn *conn)
+{
+    const struct hm_peer *peer = conn->peer;
+    return !conn->dialed && conn->state == HM_CONN_UP && peer->refs == 0 && peer->holds == 0;
+}
+
+/* A few are drawn by chance, and the youngest of them goes: strangers who come in masses meet mostly
+ * each other, nothing that they do makes a place safe, and who has been here for long mostly
+ * stays. */
+static void make_room(struct hm_rpc *rpc)
+{
+    enum { DRAWN = 4 };
+    struct hm_conn *drawn[DRAWN] = {NULL}, *youngest = NULL;
+    unsigned seen = 0;
+    if (rpc->conn_slots.used <= rpc->conn_slots.count / 8 * 7) return;
+    for (struct hm_map_node *node = NULL; (node = hm_map_next(&rpc->peers, node));) {
+        const struct hm_peer *peer = HM_CONTAINER_OF(node, struct hm_peer, node);
+        HM_LIST_EACH (link, &peer->conns) {
+            struct hm_conn *conn = HM_CONTAINER_OF(link, struct hm_conn, link);
+            if (!is_dispensable(conn)) continue;
+            uint64_t at =
+                seen < DRAWN ? seen : hm_loop_random(rpc->loop, HM_RANDOM_IDS) % (seen + 1);
+            if (at < DRAWN) drawn[at] = conn; /* reservoir sampling */
+            seen++;
+        }
+    }
+    for (unsigned i = 0; i < DRAWN; i++)
+        if (drawn[i] && (!youngest || drawn[i]->born > youngest->born)) youngest = drawn[i];
+    if (youngest) hm_conn_fail(youngest, HM_ERR_BUSY);
+}
+
 /* ---- the transport's sink */
 
 static void on_up(void *arg, struct hm_ep *ep, const struct hm_node_id *node,
@@ -117,6 +153,7 @@ static void on_up(void *arg, struct hm_ep *ep, const struct hm_node_id *node,
     struct hm_conn *conn = ep->user;
     if (conn && conn->state != HM_CONN_DIALING) return; /* given up meanwhile */
     if (!conn) {
+        if (!rpc->closing) make_room(rpc);
         conn = rpc->closing ? NULL : hm_conn_create(rpc, false);
         if (!conn) {
             rpc->conf.transport->disconnect(ep);

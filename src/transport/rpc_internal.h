@@ -59,9 +59,15 @@ enum {
     HM_RPC_WIRE_MAX = 1024, /* payloads of a connection that the wire has not let go of */
     HM_RPC_DEAD_MAX = 8, /* of these, long after their deadline; over it the connection is closed */
     HM_RPC_DIALS_MAX = 32, /* hm_rpc_dial */
+    /* Of one peer, dialled by it: it dials 8 addresses at most.  One more, and the oldest goes. */
+    HM_RPC_CONNS_ACCEPTED_MAX = 8,
     HM_RPC_PINGS_MISSED_MAX = 3,
     HM_RPC_IDLE_INTERVALS = 6,  /* a connection without use is spare after as many ping intervals */
     HM_RPC_SMALL_BYTES = 16384, /* payloads of calls that tell a round trip */
+    /* What one connection may hold of what all share, as a part of what is free: however many take
+     * nothing, something is left for the next (dynamic thresholds; Choudhury and Hahne 1998). */
+    HM_RPC_SHARE_RECORDS = 16,
+    HM_RPC_SHARE_BYTES = 4,
 };
 
 struct hm_conn;
@@ -101,6 +107,10 @@ struct hm_conn {
     struct hm_link calls, requests;
     struct hm_link queue, wire; /* of hm_send */
     unsigned queue_count, wire_count;
+    size_t reply_bytes; /* payloads of replies, in queue and wire */
+    /* Since the last tick: records and bytes of replies that the wire has let go of. */
+    unsigned records_gone;
+    size_t reply_bytes_gone;
     bool blocked; /* the wire said BUSY; writable() ends it */
 
     struct hm_timer timer; /* pings */
@@ -207,6 +217,10 @@ void hm_conn_discard_queue(struct hm_conn *conn);
 void hm_conn_discard_expired(struct hm_conn *conn); /* replies that nobody waits for any more */
 void hm_conn_ping(struct hm_conn *conn);
 void hm_conn_pong(struct hm_conn *conn, uint64_t id);
+/* More requests would take more than this connection's share of the buffers for their replies. */
+bool hm_conn_is_greedy(const struct hm_conn *conn);
+/* It is over a share, and at the pace of the last interval will be for more than another one. */
+bool hm_conn_is_hog(const struct hm_conn *conn);
 size_t hm_spans_bytes(const struct hm_span *spans,
                       unsigned count); /* SIZE_MAX: over HM_PAYLOAD_BYTES_MAX */
 

@@ -11,7 +11,8 @@
  * Failure modes: no place to queue is BUSY for a call, and the end of the connection for a reply
  * (the other side would wait for it in vain).  A peer that takes no payload any more is found by
  * HM_RPC_WIRE_MAX (we stop sending) and by the ping timer (rpc_conn.c counts what is past its
- * deadline).
+ * deadline).  Records and buffers are everybody's: each connection has a share of what is free, and
+ * who is over it and lets go of too little loses the connection.
  * Invariants: a record is in at most one list; its owners are referenced by us only while it waits;
  * conn->queue is empty, or the wire is blocked or full. */
 #include "transport/rpc_internal.h"
@@ -66,10 +67,61 @@ static void owners_put(struct hm_send *send)
     send->span_count = 0;
 }
 
+/* ---- shares */
+
+static unsigned records_share(const struct hm_rpc *rpc)
+{
+    return (rpc->send_slots.count - rpc->send_slots.used) / HM_RPC_SHARE_RECORDS;
+}
+
+static size_t bytes_share(const struct hm_rpc *rpc)
+{
+    const struct hm_buf_pool *pool = rpc->conf.transport_conf.buffers;
+    if (!pool) return SIZE_MAX;
+    return (hm_buf_pool_bytes_max(pool) - hm_buf_pool_bytes_used(pool)) / HM_RPC_SHARE_BYTES;
+}
+
+bool hm_conn_is_greedy(const struct hm_conn *conn)
+{
+    return conn->reply_bytes > bytes_share(conn->rpc);
+}
+
+bool hm_conn_is_hog(const struct hm_conn *conn)
+{
+    unsigned records = conn->queue_count + conn->wire_count;
+    if (records > records_share(conn->rpc) && conn->records_gone < records) return true;
+    return hm_conn_is_greedy(conn) && conn->reply_bytes_gone < conn->reply_bytes;
+}
+
+static bool has_room(const struct hm_conn *conn, bool is_reply)
+{
+    unsigned share = records_share(conn->rpc);
+    unsigned most = is_reply ? HM_RPC_QUEUE_MAX : HM_RPC_QUEUE_CALLS_MAX;
+    return conn->queue_count < most && conn->queue_count <= share;
+}
+
+/* ---- records */
+
+/* It enters conn->queue or conn->wire. */
+static void reply_held(struct hm_conn *conn, const struct hm_send *send)
+{
+    if (send->is_reply) conn->reply_bytes += send->payload_bytes;
+}
+
+static void reply_let_go(struct hm_conn *conn, const struct hm_send *send)
+{
+    if (!send->is_reply) return;
+    HM_ASSERT(conn->reply_bytes >= send->payload_bytes);
+    conn->reply_bytes -= send->payload_bytes;
+    conn->reply_bytes_gone += send->payload_bytes;
+}
+
 /* Takes it out of its list and gives its place back. */
 static void send_destroy(struct hm_rpc *rpc, struct hm_send *send)
 {
     if (hm_list_linked(&send->link)) {
+        reply_let_go(send->conn, send);
+        send->conn->records_gone++;
         unsigned *count = send->on_wire ? &send->conn->wire_count : &send->conn->queue_count;
         HM_ASSERT(*count > 0);
         --*count;
@@ -96,6 +148,7 @@ void hm_conn_enqueue(struct hm_conn *conn, struct hm_send *send)
     send->on_wire = false;
     hm_list_push(&conn->queue, &send->link);
     conn->queue_count++;
+    reply_held(conn, send);
 }
 
 void hm_conn_discard_queue(struct hm_conn *conn)
@@ -137,13 +190,15 @@ static enum hm_status send_put_on_wire(struct hm_conn *conn, struct hm_send *sen
         conn->rpc->conf.transport->send(conn->ep, send->header, send->header_bytes, send->payload,
                                         send->span_count, tracked ? on_wire_done : NULL, send);
     if (status != HM_OK) return status;
-    if (hm_list_linked(&send->link)) {
-        conn->queue_count--;
-        hm_list_remove(&send->link);
-    }
     if (!tracked) {
         send_destroy(conn->rpc, send);
         return HM_OK;
+    }
+    if (hm_list_linked(&send->link)) {
+        conn->queue_count--;
+        hm_list_remove(&send->link);
+    } else {
+        reply_held(conn, send);
     }
     owners_put(send); /* the wire has its own references */
     send->conn = conn;
@@ -170,7 +225,7 @@ enum hm_status hm_conn_send(struct hm_conn *conn, const struct hm_rpc_header *he
         conn->blocked = true;
         free_wire = false;
     }
-    if (conn->queue_count >= (call ? HM_RPC_QUEUE_CALLS_MAX : HM_RPC_QUEUE_MAX)) return HM_ERR_BUSY;
+    if (!has_room(conn, !call)) return HM_ERR_BUSY;
     struct hm_send *send = hm_send_create(conn->rpc, header, user_header, user_bytes, payload,
                                           bare ? 0 : span_count, call, expires);
     if (!send) return HM_ERR_BUSY;

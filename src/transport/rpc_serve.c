@@ -94,7 +94,7 @@ static void reply_send(struct hm_conn *conn, const struct hm_rpc_header *header,
         hm_conn_send(conn, header, user_header, user_bytes, payload, span_count, NULL, expires);
     if (status == HM_OK || conn->state != HM_CONN_UP) return;
     if (status != HM_ERR_PEER_UNREACHABLE)
-        hm_log(HM_LOG_WARN, "rpc", "a reply found no place (%s): its connection is closed",
+        hm_log(HM_LOG_INFO, "rpc", "a reply found no place (%s): its connection is closed",
                hm_status_name(status));
     hm_conn_fail(conn, HM_ERR_PEER_RESET);
 }
@@ -149,6 +149,7 @@ static enum hm_status admit(const struct hm_conn *conn, const struct hm_rpc_head
     if (header->time_us == 0) return HM_ERR_TIMED_OUT;
     if (payload_bytes > method->payload_bytes_max) return HM_ERR_TOO_BIG;
     if (conn->peer->request_count >= conf->requests_max_per_peer) return HM_ERR_BUSY;
+    if (hm_conn_is_greedy(conn)) return HM_ERR_BUSY;
     return HM_OK;
 }
 

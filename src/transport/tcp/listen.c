@@ -5,8 +5,8 @@
  * Failure:   at open HM_ERR_INVALID with a line.  Later: where descriptors or memory have run out
  *            accepting pauses for a moment instead of spinning; a connection over a limit is closed
  *            at once.
- * Invariant: at most handshakes_max accepted endpoints are not up.  When they are that many, the
- *            one that has said nothing for longest makes room once it has had HANDSHAKE_GRACE:
+ * Invariant: at most handshakes_max accepted endpoints are not up.  When they are that many, or no
+ *            place is free, the one that is oldest makes room once it has had HANDSHAKE_GRACE:
  *            silent strangers cannot keep others out. */
 #include "base/log.h"
 #include "transport/tcp/tcp.h"
@@ -27,8 +27,10 @@ enum { BACKLOG = 1024, ACCEPTS_MAX = 64 /* of one event */ };
 
 static bool make_room(struct tcp *tcp)
 {
-    if (tcp->ep_count >= tcp->endpoints_max) return false;
-    if (tcp->handshake_count < tcp->handshakes_max) return true;
+    if (tcp->ep_count < tcp->endpoints_max && tcp->handshake_count < tcp->handshakes_max)
+        return true;
+    if (hm_list_empty(&tcp->handshakes))
+        return false; /* the places are those of endpoints in use */
     struct tcp_ep *oldest = HM_CONTAINER_OF(tcp->handshakes.next, struct tcp_ep, handshake_link);
     if (hm_loop_now(tcp->loop) - oldest->since < HANDSHAKE_GRACE) return false;
     hm_tcp_ep_fail(oldest, HM_ERR_PEER_UNREACHABLE);

@@ -5,7 +5,7 @@
 #include "base/rng.h"
 #include "transport/rpc_internal.h"
 
-enum { ECHO = 100, BULK, HOLD, BULK_BYTES = 20000 };
+enum { ECHO = 100, BULK, HOLD, BIT, BULK_BYTES = 20000, BIT_BYTES = 1000 };
 
 /* ---- a node without rpc: it sends any bytes, keeps what it gets, and pulls nothing unless told */
 
@@ -125,7 +125,7 @@ struct scene {
     struct hm_world *world;
     struct rpc_node server, client;
     struct raw raw;
-    struct hm_method methods[3];
+    struct hm_method methods[4];
     struct hm_peer *peer; /* the server, as the client sees it */
     unsigned handled, gone;
 };
@@ -138,23 +138,36 @@ static void on_echo(void *arg, struct hm_request *request, const void *header, s
     hm_request_reply(request, true, HM_OK, header, header_bytes, NULL, 0);
 }
 
-static void on_bulk(void *arg, struct hm_request *request, const void *header, size_t header_bytes,
-                    struct hm_inbound *in)
+static void give(struct scene *scene, struct hm_request *request, struct hm_inbound *in,
+                 size_t bytes)
 {
-    struct scene *scene = arg;
     struct hm_buf *buf;
-    (void)header;
-    (void)header_bytes;
     scene->handled++;
     hm_inbound_drop(in);
-    if (hm_buf_pool_get(scene->server.buffers, BULK_BYTES, &buf) != HM_OK) {
+    if (hm_buf_pool_get(scene->server.buffers, bytes, &buf) != HM_OK) {
         hm_request_reply(request, true, HM_ERR_BUSY, NULL, 0, NULL, 0);
         return;
     }
     struct hm_span span = hm_buf_span(buf);
-    memset(buf->base, 1, BULK_BYTES);
+    memset(buf->base, 1, bytes);
     hm_request_reply(request, true, HM_OK, NULL, 0, &span, 1);
     hm_buf_put(buf);
+}
+
+static void on_bulk(void *arg, struct hm_request *request, const void *header, size_t header_bytes,
+                    struct hm_inbound *in)
+{
+    (void)header;
+    (void)header_bytes;
+    give(arg, request, in, BULK_BYTES);
+}
+
+static void on_bit(void *arg, struct hm_request *request, const void *header, size_t header_bytes,
+                   struct hm_inbound *in)
+{
+    (void)header;
+    (void)header_bytes;
+    give(arg, request, in, BIT_BYTES);
 }
 
 static void on_hold(void *arg, struct hm_request *request, const void *header, size_t header_bytes,
@@ -182,7 +195,8 @@ static void scene_open(struct scene *scene, uint64_t seed, const struct hm_rpc_c
     scene->methods[0] = (struct hm_method){ECHO, "echo", 50000, on_echo, NULL, scene};
     scene->methods[1] = (struct hm_method){BULK, "bulk", 0, on_bulk, NULL, scene};
     scene->methods[2] = (struct hm_method){HOLD, "hold", 0, on_hold, on_hold_gone, scene};
-    assert_ok(hm_rpc_serve(scene->server.rpc, scene->methods, 3));
+    scene->methods[3] = (struct hm_method){BIT, "bit", 0, on_bit, NULL, scene};
+    assert_ok(hm_rpc_serve(scene->server.rpc, scene->methods, 4));
     raw_open(&scene->raw, scene->world, 3, "sim:3");
     scene->peer = rpc_peer(&scene->client, &scene->server);
 }
@@ -435,6 +449,123 @@ static void mutated_messages_hurt_nobody_else(void **state)
     scene_close(&scene);
 }
 
+static void answer_ping(struct raw *raw, const struct hm_rpc_header *header)
+{
+    struct hm_rpc_header pong = {.kind = HM_RPC_PONG, .id = header->id};
+    if (header->kind == HM_RPC_PING) raw_send(raw, &pong, 0, 0);
+}
+
+/* Strangers who ask for large answers with an hour to go, and take none of them. */
+static void hoarders_leave_buffers_for_others(void **state)
+{
+    (void)state;
+    enum { HOARDERS = 8, ASKED = 1500 };
+    static struct raw hoarder[HOARDERS];
+    struct scene scene;
+    scene_open(&scene, 9, NULL);
+    serves_on(&scene);
+    size_t bytes_max = hm_buf_pool_bytes_max(scene.server.buffers);
+    for (unsigned i = 0; i < HOARDERS; i++) {
+        raw_open(&hoarder[i], scene.world, 10 + i, NULL);
+        raw_connect(&hoarder[i]);
+        hoarder[i].hoards = true;
+        for (uint64_t id = 0; id < ASKED; id++) {
+            struct hm_rpc_header ask = {
+                .kind = HM_RPC_REQUEST, .method = BULK, .id = id, .time_us = UINT32_MAX};
+            if (hoarder[i].ep) raw_send(&hoarder[i], &ask, 0, 0);
+            if (id % 64 == 63) hm_world_run_for(scene.world, 10 * HM_MS);
+        }
+        assert_true(hm_buf_pool_bytes_used(scene.server.buffers) < bytes_max / 8 * 7);
+    }
+    struct rpc_call call;
+    rpc_call_init(&call, &scene.client, BULK, 10 * HM_S);
+    assert_ok(rpc_call_run(&call, scene.peer));
+    assert_ok(call.reply_status);
+    /* Who holds more than his share, and takes nothing, loses it long before the hour is over. */
+    hm_world_run_for(scene.world, 60 * HM_S);
+    assert_true(hm_buf_pool_bytes_used(scene.server.buffers) < bytes_max / 2);
+    for (unsigned i = 0; i < HOARDERS; i++) raw_close(&hoarder[i]);
+    scene_close(&scene);
+}
+
+/* Strangers whose answers are small and many, over a wire that they never read. */
+static void readers_of_nothing_leave_records_for_others(void **state)
+{
+    (void)state;
+    enum { DEAF = 16, ASKED = 3000 };
+    static struct raw deaf[DEAF];
+    struct scene scene;
+    scene_open(&scene, 11, &(struct hm_rpc_conf){.calls_max = 256, .requests_max = 1024});
+    serves_on(&scene);
+    for (unsigned i = 0; i < DEAF; i++) {
+        raw_open(&deaf[i], scene.world, 30 + i, NULL);
+        raw_connect(&deaf[i]);
+        deaf[i].hoards = true; /* the first answers take the credit, the others wait for it */
+        for (uint64_t id = 0; id < ASKED; id++) {
+            struct hm_rpc_header ask = {
+                .kind = HM_RPC_REQUEST, .method = BIT, .id = id, .time_us = UINT32_MAX};
+            const struct hm_slots *slots = &scene.server.rpc->send_slots;
+            if (slots->used + 2 >= slots->count) break;
+            if (deaf[i].ep) raw_send(&deaf[i], &ask, 0, 0);
+            hm_world_run_for(scene.world, id % 64 == 63 || id > 2000 ? 10 * HM_MS : 0);
+        }
+    }
+    for (unsigned i = 0; i < 100; i++) {
+        struct rpc_call call;
+        rpc_call_init(&call, &scene.client, BIT, 10 * HM_S);
+        assert_ok(rpc_call_run(&call, scene.peer));
+        assert_ok(call.reply_status);
+    }
+    for (unsigned i = 0; i < DEAF; i++) raw_close(&deaf[i]);
+    scene_close(&scene);
+}
+
+/* One identity costs nothing, and places are few. */
+static void a_node_has_few_connections_whatever_it_dials(void **state)
+{
+    (void)state;
+    enum { DIALS = 60 };
+    static struct raw same[DIALS];
+    struct scene scene;
+    scene_open(&scene, 12, NULL);
+    serves_on(&scene);
+    for (unsigned i = 0; i < DIALS; i++) {
+        raw_open(&same[i], scene.world, 3, NULL);
+        raw_connect(&same[i]);
+    }
+    hm_world_run_for(scene.world, HM_S);
+    assert_true(scene.server.rpc->conn_slots.used <= 2 + HM_RPC_CONNS_ACCEPTED_MAX);
+    assert_true(same[DIALS - 1].up); /* the newest is the one that surely lives */
+    for (unsigned i = 0; i < DIALS; i++) raw_close(&same[i]);
+    scene_close(&scene);
+}
+
+static void strangers_that_fill_all_places_do_not_keep_others_out(void **state)
+{
+    (void)state;
+    enum { STRANGERS = 100 };
+    static struct raw stranger[STRANGERS];
+    struct scene scene;
+    scene_open(&scene, 13, NULL);
+    serves_on(&scene); /* the client is there, and idle */
+    for (unsigned i = 0; i < STRANGERS; i++) {
+        raw_open(&stranger[i], scene.world, 50 + i, NULL);
+        stranger[i].on_message = answer_ping;
+        raw_connect(&stranger[i]); /* each gets in */
+        assert_true(scene.server.rpc->conn_slots.used < scene.server.rpc->conn_slots.count);
+    }
+    struct rpc_node late;
+    rpc_node_open(&late, scene.world, 300, NULL, NULL);
+    struct hm_peer *peer = rpc_peer(&late, &scene.server);
+    struct rpc_call call;
+    rpc_call_init(&call, &late, ECHO, 10 * HM_S);
+    assert_ok(rpc_call_run(&call, peer));
+    hm_peer_put(peer);
+    rpc_node_close(&late);
+    for (unsigned i = 0; i < STRANGERS; i++) raw_close(&stranger[i]);
+    scene_close(&scene);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -446,6 +577,10 @@ int main(void)
         cmocka_unit_test(a_callers_end_does_not_depend_on_what_a_server_invents),
         cmocka_unit_test(nodes_over_the_table_are_turned_away_and_the_others_served),
         cmocka_unit_test(mutated_messages_hurt_nobody_else),
+        cmocka_unit_test(hoarders_leave_buffers_for_others),
+        cmocka_unit_test(readers_of_nothing_leave_records_for_others),
+        cmocka_unit_test(a_node_has_few_connections_whatever_it_dials),
+        cmocka_unit_test(strangers_that_fill_all_places_do_not_keep_others_out),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
