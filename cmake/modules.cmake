@@ -3,6 +3,9 @@
 # hm_folder(name "folders it may include" libraries...): src/<name>/**.c becomes the static library hm_<name>.
 function(hm_folder name folders)
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/${name}/*.c ${CMAKE_SOURCE_DIR}/src/${name}/*.cpp)
+  foreach(folder IN LISTS HM_MODULE_FOLDERS)
+    list(FILTER sources EXCLUDE REGEX "/src/${folder}/")
+  endforeach()
   if(sources)
     add_library(hm_${name} STATIC ${sources})
     set(scope PUBLIC)
@@ -17,6 +20,59 @@ function(hm_folder name folders)
   if(ARGN)
     target_link_libraries(hm_${name} ${scope} ${ARGN})
   endif()
+endfunction()
+
+# HM_BUILD_ID: the version, the commit, and a hash of compiler, flags and headers.  A module of another build is refused,
+# since it would see other structs.  Only the files that need it are compiled with it.
+function(hm_build_id)
+  execute_process(COMMAND git describe --always --dirty WORKING_DIRECTORY ${CMAKE_SOURCE_DIR}
+    OUTPUT_VARIABLE commit OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
+  file(GLOB_RECURSE headers ${CMAKE_SOURCE_DIR}/src/*.h)
+  set(text "${CMAKE_C_COMPILER_ID} ${CMAKE_C_COMPILER_VERSION} ${CMAKE_BUILD_TYPE} ${CMAKE_C_FLAGS} ${HM_SANITIZE}")
+  foreach(header IN LISTS headers)
+    file(SHA256 ${header} digest)
+    string(APPEND text " ${digest}")
+  endforeach()
+  string(SHA256 digest "${text}")
+  string(SUBSTRING "${digest}" 0 8 digest)
+  set(HM_BUILD_ID "${PROJECT_VERSION}-${commit}-${digest}" PARENT_SCOPE)
+  set_source_files_properties(${CMAKE_SOURCE_DIR}/src/base/module.c ${CMAKE_SOURCE_DIR}/src/base/module/stub.c
+    PROPERTIES COMPILE_DEFINITIONS "HM_BUILD_ID=\"${PROJECT_VERSION}-${commit}-${digest}\"")
+endfunction()
+
+# hm_module(name folder libraries...): src/<folder>/*.c and the stubs become lib/hivemind/<name>.so (base/module.h).
+function(hm_module name folder)
+  file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/${folder}/*.c)
+  add_library(hm_module_${name} MODULE ${sources} ${CMAKE_SOURCE_DIR}/src/base/module/stub.c)
+  set_target_properties(hm_module_${name} PROPERTIES PREFIX "" OUTPUT_NAME ${name} C_VISIBILITY_PRESET hidden
+    LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/lib/hivemind)
+  target_include_directories(hm_module_${name} PRIVATE ${CMAKE_SOURCE_DIR}/src)
+  target_link_options(hm_module_${name} PRIVATE -Wl,-Bsymbolic)
+  if(NOT HM_SANITIZE)
+    target_link_options(hm_module_${name} PRIVATE -Wl,--no-undefined)
+  endif()
+  target_link_libraries(hm_module_${name} PRIVATE ${ARGN})
+endfunction()
+
+# tests/modules/*.c: small modules for the tests of the loader, in lib/modules-for-tests: good.so, of another build,
+# without the entry, and one that needs a library which is gone.
+function(hm_test_modules)
+  set(into ${CMAKE_BINARY_DIR}/lib/modules-for-tests)
+  set(stub ${CMAKE_SOURCE_DIR}/src/base/module/stub.c)
+  add_library(hm_test_gone SHARED ${CMAKE_SOURCE_DIR}/tests/modules/gone.c)
+  foreach(name good stale hollow orphan)
+    add_library(hm_test_${name} MODULE ${CMAKE_SOURCE_DIR}/tests/modules/${name}.c)
+    set_target_properties(hm_test_${name} PROPERTIES PREFIX "" OUTPUT_NAME ${name} C_VISIBILITY_PRESET hidden
+      LIBRARY_OUTPUT_DIRECTORY ${into})
+    target_include_directories(hm_test_${name} PRIVATE ${CMAKE_SOURCE_DIR}/src)
+  endforeach()
+  target_sources(hm_test_good PRIVATE ${stub})
+  # The library is linked under a name that no file has.
+  set_target_properties(hm_test_gone PROPERTIES OUTPUT_NAME hm-gone-for-good NO_SONAME ON
+    LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/lib/modules-for-tests/link)
+  target_link_options(hm_test_gone PRIVATE -Wl,-soname,libhm-gone.so.7)
+  target_link_options(hm_test_orphan PRIVATE -Wl,--no-as-needed)
+  target_link_libraries(hm_test_orphan PRIVATE hm_test_gone)
 endfunction()
 
 # The one program: src/cli/*.c.
@@ -66,7 +122,8 @@ function(hm_test_suite suite)
     file(GLOB helpers CONFIGURE_DEPENDS ${directory}/support_*.c)
     add_executable(${target} ${source} ${helpers} ${support})
     target_include_directories(${target} PRIVATE ${CMAKE_SOURCE_DIR}/tests/support ${directory})
-    target_compile_definitions(${target} PRIVATE HM_SOURCE_DIR="${CMAKE_SOURCE_DIR}")
+    target_compile_definitions(${target} PRIVATE HM_SOURCE_DIR="${CMAKE_SOURCE_DIR}"
+      HM_TEST_MODULES="${CMAKE_BINARY_DIR}/lib/modules-for-tests")
     target_link_libraries(${target} PRIVATE PkgConfig::CMOCKA)
     if(folder STREQUAL "all")
       target_link_libraries(${target} PRIVATE hm_api hm_sim)

@@ -1,0 +1,3 @@
+/* A shared object that is no module at all. */
+__attribute__((visibility("default"))) extern const int hollow;
+const int hollow = 1;
