@@ -254,18 +254,21 @@ static struct hm_page *server_page(struct op *op, const struct hm_node_id *serve
     return at ? op->server[at - op->owner] : NULL;
 }
 
-/* Puts a server among the provider's, the least loaded first; ties by node id, so that a run
- * replays. */
+/* Who is asked first: those that have not failed since they last declared themselves or answered,
+ * then the least loaded; ties by node id, so that a run replays. */
+static bool comes_before(const struct hm_page *a, const struct hm_page *b)
+{
+    if ((a->suspect_hold == 0) != (b->suspect_hold == 0)) return a->suspect_hold == 0;
+    if (a->info.rows_queued != b->info.rows_queued)
+        return a->info.rows_queued < b->info.rows_queued;
+    return compare_nodes(&a->info.node, &b->info.node) < 0;
+}
+
+/* Puts a server among the provider's, in that order. */
 static void provider_add(struct op *op, struct hm_provider *provider, const struct hm_page *page)
 {
     unsigned at = provider->server_count;
-    for (; at > 0; at--) {
-        const struct hm_page *other = server_page(op, &provider->server[at - 1]);
-        if (other->info.rows_queued < page->info.rows_queued) break;
-        if (other->info.rows_queued == page->info.rows_queued &&
-            compare_nodes(&other->info.node, &page->info.node) < 0)
-            break;
-    }
+    while (at > 0 && comes_before(page, server_page(op, &provider->server[at - 1]))) at--;
     if (at == HM_SERVER_PROVIDERS_MAX) return;
     if (provider->server_count < HM_SERVER_PROVIDERS_MAX) provider->server_count++;
     for (unsigned i = provider->server_count - 1; i > at; i--)
@@ -275,7 +278,7 @@ static void provider_add(struct op *op, struct hm_provider *provider, const stru
 
 /* The live children of one dictionary into provider[]; returns how many. */
 static unsigned fill_providers(struct op *op, const struct hm_page *page, const char *prefix,
-                               struct hm_provider *provider)
+                               bool suspects, struct hm_provider *provider)
 {
     struct hm_directory_cache *cache = op->directory->cache;
     hm_ns now = hm_loop_now(op->directory->loop);
@@ -284,7 +287,7 @@ static unsigned fill_providers(struct op *op, const struct hm_page *page, const 
         const struct hm_page_child *child = &page->child[i];
         struct hm_page *server = server_page(op, &child->server);
         char uid[HM_UID_BYTES + 16];
-        if (child->expires <= now || !server || !hm_page_alive(cache, server, false)) continue;
+        if (child->expires <= now || !server || !hm_page_alive(cache, server, suspects)) continue;
         snprintf(uid, sizeof uid, "%s%" PRIu32, prefix, child->coordinate);
         if (hm_directory_cache_expert_suspected(cache, &child->server, uid)) continue;
         if (count == 0 || provider[count - 1].coordinate != child->coordinate)
@@ -304,7 +307,9 @@ static void end_children(struct op *op)
         status = hm_fail(HM_ERR_NO_MEMORY, "no memory for %zu children of prefixes", children);
     for (unsigned i = 0; status == HM_OK && i < op->page_count; i++) {
         struct hm_provider *provider = op->provider + used;
-        unsigned count = fill_providers(op, op->page[i], op->prefix[i], provider);
+        unsigned count = fill_providers(op, op->page[i], op->prefix[i], false, provider);
+        /* The last resort: a connection that broke is no reason to say that nobody is there. */
+        if (count == 0) count = fill_providers(op, op->page[i], op->prefix[i], true, provider);
         op->children[i] =
             (struct hm_children){.prefix = op->prefix[i], .provider = provider, .count = count};
         used += count;

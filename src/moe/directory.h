@@ -75,8 +75,8 @@ HM_MUST_CHECK enum hm_status hm_directory_declare(struct hm_directory *directory
 struct hm_provider {
     uint32_t coordinate;
     unsigned server_count;
-    struct hm_node_id
-        server[HM_SERVER_PROVIDERS_MAX]; /* not suspected; the least loaded first where known */
+    /* Not suspected, if there are such; the least loaded first. */
+    struct hm_node_id server[HM_SERVER_PROVIDERS_MAX];
 };
 struct hm_children {
     const char *prefix;
@@ -109,7 +109,8 @@ HM_MUST_CHECK enum hm_status hm_directory_names(struct hm_directory *directory, 
 
 /* A call to this server failed with a status of scope PEER or NODE: it is left out of answers until
  * its server record is seen newly declared, or `hold` has passed (0: 5 s doubling to 60 s with each
- * suspicion). */
+ * suspicion), and comes after others until a call to it has succeeded.  Where nobody else is left
+ * under a prefix it is answered all the same: a connection that broke does not empty the grid. */
 void hm_directory_suspect(struct hm_directory *directory, const struct hm_node_id *server,
                           hm_ns hold);
 void hm_directory_trust(struct hm_directory *directory,

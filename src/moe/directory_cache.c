@@ -285,7 +285,7 @@ static void take_server(struct hm_directory_cache *cache, struct hm_page *page,
         page->info = info;
         page->sequence = record->sequence;
         page->expires = record_expires(cache, record);
-        if (page->suspect_until > now && newer && page->baseline_known) page->suspect_until = 0;
+        if (newer && page->baseline_known) page->suspect_until = page->suspect_hold = 0;
     }
     page->baseline_known = true;
     if (page->known && page->expires > now) page->usable_until = page->expires;

@@ -37,7 +37,7 @@ struct hm_page { /* one dictionary of the DHT */
     uint64_t sequence;
     hm_ns expires;
     hm_ns suspect_until; /* 0: trusted */
-    hm_ns suspect_hold;  /* of the last suspicion; the next one is held twice as long */
+    hm_ns suspect_hold;  /* of the last suspicion since it was trusted; the next is twice as long */
     bool baseline_known; /* suspected, and `sequence` was read since: a higher one clears it */
 };
 

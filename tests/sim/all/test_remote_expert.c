@@ -1,0 +1,211 @@
+/* One expert by name: found, described, called forward and backward, wherever it lives now; and
+ * every error with a line. */
+#include "support_moe.h"
+
+#include "base/rng.h"
+#include "moe/remote_expert.h"
+
+#include <stdio.h>
+
+enum { ROWS = 7 };
+static struct moe_swarm swarm;
+static float x[ROWS * MOE_HIDDEN], y[ROWS * MOE_HIDDEN], dy[ROWS * MOE_HIDDEN],
+    dx[ROWS * MOE_HIDDEN];
+
+struct waiting {
+    struct hm_moe_expert_op op;
+    bool done;
+    enum hm_status status;
+    char line[HM_ERROR_LINE_BYTES];
+    hm_ns took;
+};
+
+static void ended(struct hm_moe_expert_op *op, enum hm_status status)
+{
+    struct waiting *waiting = op->arg;
+    assert_false(waiting->done);
+    waiting->done = true;
+    waiting->status = status;
+    snprintf(waiting->line, sizeof waiting->line, "%s", status == HM_OK ? "" : hm_fail_line());
+}
+
+enum what { FIND, FORWARD, BACKWARD };
+
+static enum hm_status run(struct waiting *waiting, const char *text, enum what what, hm_ns timeout)
+{
+    struct hm_uid uid;
+    struct hm_tensor tx = hm_matrix_f32(x, ROWS, MOE_HIDDEN),
+                     ty = hm_matrix_f32(y, ROWS, MOE_HIDDEN);
+    struct hm_tensor tdy = hm_matrix_f32(dy, ROWS, MOE_HIDDEN),
+                     tdx = hm_matrix_f32(dx, ROWS, MOE_HIDDEN);
+    hm_ns start = hm_loop_now(swarm.loop), deadline = hm_deadline_after(swarm.loop, timeout);
+    memset(waiting, 0, sizeof *waiting);
+    waiting->op.arg = waiting;
+    assert_ok(hm_uid_parse(text, &uid));
+    if (what == FIND)
+        assert_ok(hm_moe_expert_find(swarm.dispatch, &waiting->op, &uid, deadline, ended));
+    if (what == FORWARD)
+        assert_ok(
+            hm_moe_expert_forward(swarm.dispatch, &waiting->op, &uid, &tx, &ty, deadline, ended));
+    if (what == BACKWARD)
+        assert_ok(hm_moe_expert_backward(swarm.dispatch, &waiting->op, &uid, &tx, &tdy, &tdx,
+                                         deadline, ended));
+    assert_false(waiting->done);
+    moe_wait(&swarm, &waiting->done, 60 * HM_S);
+    waiting->took = hm_loop_now(swarm.loop) - start;
+    return waiting->status;
+}
+
+static void open_swarm(uint64_t seed, unsigned servers)
+{
+    struct hm_rng rng;
+    hm_rng_init(&rng, seed, 5);
+    for (unsigned i = 0; i < ROWS * MOE_HIDDEN; i++) {
+        x[i] = hm_rng_normal(&rng);
+        dy[i] = hm_rng_normal(&rng);
+    }
+    moe_swarm_open(&swarm, seed, servers);
+}
+
+static void an_expert_is_found_and_described(void **state)
+{
+    (void)state;
+    struct waiting waiting;
+    struct moe_server *server;
+    open_swarm(1, 3);
+    moe_expert(&swarm, "ffn.2.1", &server)->step = 12;
+    assert_status(run(&waiting, "ffn.2.1", FIND, 10 * HM_S), HM_OK);
+    assert_true(hm_node_id_equal(&waiting.op.server, &server->node.id));
+    assert_string_equal(waiting.op.info.kind, "linear");
+    assert_true(waiting.op.info.step == 12 && waiting.op.info.parameter_count == 2);
+    struct hm_schema schema = hm_schema_f32(MOE_HIDDEN);
+    assert_true(hm_schema_equal(&waiting.op.info.input, &schema));
+    moe_swarm_close(&swarm);
+}
+
+static void forward_and_backward_are_the_experts_and_it_steps_once(void **state)
+{
+    (void)state;
+    struct waiting waiting;
+    open_swarm(2, 2);
+    const struct moe_expert *expert = moe_expert(&swarm, "ffn.1.2", NULL);
+    float wanted[MOE_HIDDEN];
+    assert_status(run(&waiting, "ffn.1.2", FORWARD, 10 * HM_S), HM_OK);
+    for (unsigned row = 0; row < ROWS; row++) {
+        moe_expert_forward(&expert->uid, x + row * MOE_HIDDEN, wanted);
+        moe_assert_near(y + row * MOE_HIDDEN, wanted, MOE_HIDDEN, 1e-6f);
+    }
+    assert_status(run(&waiting, "ffn.1.2", BACKWARD, 10 * HM_S), HM_OK);
+    for (unsigned row = 0; row < ROWS; row++) {
+        moe_expert_backward(&expert->uid, dy + row * MOE_HIDDEN, wanted);
+        moe_assert_near(dx + row * MOE_HIDDEN, wanted, MOE_HIDDEN, 1e-6f);
+    }
+    assert_true(waiting.op.step == 1 && expert->step == 1);
+    moe_swarm_close(&swarm);
+}
+
+static void an_expert_that_nobody_serves_is_not_found(void **state)
+{
+    (void)state;
+    struct waiting waiting;
+    open_swarm(3, 2);
+    for (enum what what = FIND; what <= BACKWARD; what++) {
+        assert_status(run(&waiting, "ffn.0.17", what, 10 * HM_S), HM_ERR_NOT_FOUND);
+        assert_non_null(strstr(waiting.line, "ffn.0.17"));
+        assert_status(run(&waiting, "other.3", what, 10 * HM_S), HM_ERR_NOT_FOUND);
+    }
+    moe_swarm_close(&swarm);
+}
+
+static void an_output_is_written_on_success_only(void **state)
+{
+    (void)state;
+    struct waiting waiting;
+    open_swarm(4, 1);
+    struct moe_expert *expert = moe_expert(&swarm, "ffn.0.0", NULL);
+    for (unsigned i = 0; i < ROWS * MOE_HIDDEN; i++) y[i] = 77;
+    static const struct {
+        enum moe_behaviour behaviour;
+        enum hm_status fails_with, status;
+    } cases[] = {
+        {MOE_NAN, HM_OK, HM_ERR_EXPERT_NUMERIC},
+        {MOE_FAILS, HM_ERR_SHAPE, HM_ERR_SHAPE},
+        {MOE_FAILS, HM_ERR_BUSY, HM_ERR_BUSY},
+        {MOE_SILENT, HM_OK, HM_ERR_TIMED_OUT},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        expert->forward = cases[i].behaviour;
+        expert->fails_with = cases[i].fails_with;
+        assert_status(run(&waiting, "ffn.0.0", FORWARD, 3 * HM_S), cases[i].status);
+        assert_true(cases[i].behaviour == MOE_SILENT ? waiting.took == 3 * HM_S
+                                                     : waiting.took < HM_S);
+        assert_non_null(strstr(waiting.line, "ffn.0.0"));
+        for (unsigned k = 0; k < ROWS * MOE_HIDDEN; k++) assert_true(y[k] == 77);
+    }
+    moe_swarm_close(&swarm);
+}
+
+static void a_wrong_shape_is_refused_before_anything_is_sent(void **state)
+{
+    (void)state;
+    open_swarm(5, 1);
+    struct hm_uid uid;
+    struct waiting waiting = {.op.arg = &waiting};
+    assert_ok(hm_uid_parse("ffn.0.0", &uid));
+    struct hm_tensor tx = hm_matrix_f32(x, ROWS, MOE_HIDDEN),
+                     ty = hm_matrix_f32(y, ROWS, MOE_HIDDEN - 1);
+    hm_ns deadline = hm_deadline_after(swarm.loop, HM_S);
+    assert_status(
+        hm_moe_expert_forward(swarm.dispatch, &waiting.op, &uid, &tx, &ty, deadline, ended),
+        HM_ERR_SHAPE);
+    assert_status(
+        hm_moe_expert_backward(swarm.dispatch, &waiting.op, &uid, &tx, &ty, &tx, deadline, ended),
+        HM_ERR_SHAPE);
+    tx.shape.dim_count = 0;
+    assert_status(
+        hm_moe_expert_forward(swarm.dispatch, &waiting.op, &uid, &tx, &tx, deadline, ended),
+        HM_ERR_SHAPE);
+    moe_run(&swarm, HM_S);
+    assert_false(waiting.done);
+    assert_int_equal(swarm.server[0].calls, 0);
+    moe_swarm_close(&swarm);
+}
+
+static void an_expert_that_moved_is_found_again(void **state)
+{
+    (void)state;
+    struct waiting waiting;
+    open_swarm(6, 3);
+    struct moe_server *server;
+    (void)moe_expert(&swarm, "ffn.2.2", &server);
+    assert_status(run(&waiting, "ffn.2.2", FORWARD, 10 * HM_S), HM_OK);
+    moe_server_crash(server);
+    assert_int_not_equal(run(&waiting, "ffn.2.2", FORWARD, 10 * HM_S), HM_OK);
+    assert_true(waiting.took < 2 * HM_S); /* its death is noticed, not waited for */
+    assert_int_not_equal(run(&waiting, "ffn.2.2", FORWARD, 10 * HM_S), HM_OK);
+    assert_true(waiting.took < HM_S);
+    struct moe_server *other = server == &swarm.server[0] ? &swarm.server[1] : &swarm.server[0];
+    moe_server_host(other, "ffn.2.2");
+    moe_server_declare(other, true, false);
+    hm_ns declared = hm_loop_now(swarm.loop);
+    while (run(&waiting, "ffn.2.2", FORWARD, 10 * HM_S) !=
+           HM_OK) { /* as a trainer does, step by step */
+        moe_run(&swarm, HM_S);
+        if (hm_loop_now(swarm.loop) - declared > 15 * HM_S) fail_msg("%s", waiting.line);
+    }
+    assert_true(hm_node_id_equal(&waiting.op.server, &other->node.id));
+    moe_swarm_close(&swarm);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(an_expert_is_found_and_described),
+        cmocka_unit_test(forward_and_backward_are_the_experts_and_it_steps_once),
+        cmocka_unit_test(an_expert_that_nobody_serves_is_not_found),
+        cmocka_unit_test(an_output_is_written_on_success_only),
+        cmocka_unit_test(a_wrong_shape_is_refused_before_anything_is_sent),
+        cmocka_unit_test(an_expert_that_moved_is_found_again),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
