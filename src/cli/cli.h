@@ -15,6 +15,7 @@ int cli_bench(int argc, char **argv);
 int cli_dht(int argc, char **argv);
 int cli_serve(int argc, char **argv);
 int cli_status(int argc, char **argv);
+int cli_topo(int argc, char **argv);
 int cli_train(int argc, char **argv);
 
 /* Prints "hivemind: <line>" (hm_fail_line, or the status' text) on stderr and returns `code`. */

@@ -1,20 +1,18 @@
 /* topo/discover.c - reads the machine, or a stored XML of one, into facts.
  *
  * Owns:   one hwloc topology, for the length of the call.
- * Happy:  load (with I/O objects) -> NUMA nodes with their allowed processors -> cores -> GPUs.
+ * Happy:  load (with I/O objects) -> NUMA nodes with their allowed processors -> cores ->
+ *         GPUs and network cards (devices.c).
  * Fails:  an XML that hwloc cannot read, or a machine none of whose processors we may use.
  * Keeps:  every allowed processor lies in exactly one node, and a node without any is no fact:
  *         memory of GPUs and of CXL cards has no processors, and high-bandwidth memory shares those
  *         of the DRAM beside it, which would make a second lane on the same cores. */
 #include "base/assert.h"
 #include "topo/cpuset.h"
-#include "topo/topo.h"
+#include "topo/devices.h"
 
-#include <hwloc.h>
 #include <stdio.h>
 #include <string.h>
-
-enum { PCI_CLASS_DISPLAY = 0x03, PCI_VENDOR_NVIDIA = 0x10de };
 
 /* Components that start an X connection, an OpenCL driver or another vendor's runtime only to find
  * names that we do not use.  hwloc ignores a name that is not built in. */
@@ -105,54 +103,6 @@ static void cores_read(struct hm_topo *topo, hwloc_topology_t topology)
     }
 }
 
-/* The node that shares processors with the device's place; where none of those may be used, the
- * first. */
-static unsigned numa_near(const struct hm_topo *topo, hwloc_topology_t topology, hwloc_obj_t device)
-{
-    hwloc_obj_t place = hwloc_get_non_io_ancestor_obj(topology, device);
-    for (unsigned n = 0; place && place->cpuset && n < topo->numa_count; n++)
-        for (unsigned cpu = 0; cpu < HM_CPUS_MAX; cpu++)
-            if (cpuset_has(topo->numa[n].cpuset, cpu) && hwloc_bitmap_isset(place->cpuset, cpu))
-                return n;
-    return 0;
-}
-
-static void gpu_add(struct hm_topo *topo, hwloc_topology_t topology, hwloc_obj_t device,
-                    const char *name)
-{
-    if (topo->gpu_count == HM_GPUS_MAX) return;
-    struct hm_topo_gpu *gpu = &topo->gpu[topo->gpu_count++];
-    snprintf(gpu->name, sizeof gpu->name, "%s", name);
-    gpu->numa = numa_near(topo, topology, device);
-    hwloc_obj_t pci = device;
-    while (pci && pci->type != HWLOC_OBJ_PCI_DEVICE) pci = pci->parent;
-    if (!pci) return;
-    const struct hwloc_pcidev_attr_s *at = &pci->attr->pcidev;
-    snprintf(gpu->pci, sizeof gpu->pci, "%04x:%02x:%02x.%01x", (unsigned)at->domain,
-             (unsigned)at->bus, (unsigned)at->dev, (unsigned)at->func);
-}
-
-/* hwloc names CUDA devices where it was built with CUDA; Debian's is not, and shows bare PCI
- * devices: they are named in the order of their bus ids, which is CUDA's own with
- * CUDA_DEVICE_ORDER=PCI_BUS_ID. */
-static void gpus_read(struct hm_topo *topo, hwloc_topology_t topology)
-{
-    for (hwloc_obj_t device = hwloc_get_next_osdev(topology, NULL); device;
-         device = hwloc_get_next_osdev(topology, device))
-        if (device->attr->osdev.type == HWLOC_OBJ_OSDEV_COPROC && device->name &&
-            strncmp(device->name, "cuda", 4) == 0)
-            gpu_add(topo, topology, device, device->name);
-    if (topo->gpu_count > 0) return;
-    for (hwloc_obj_t pci = hwloc_get_next_pcidev(topology, NULL); pci;
-         pci = hwloc_get_next_pcidev(topology, pci)) {
-        const struct hwloc_pcidev_attr_s *at = &pci->attr->pcidev;
-        if (at->vendor_id != PCI_VENDOR_NVIDIA || at->class_id >> 8 != PCI_CLASS_DISPLAY) continue;
-        char name[16];
-        snprintf(name, sizeof name, "cuda%u", topo->gpu_count);
-        gpu_add(topo, topology, pci, name);
-    }
-}
-
 enum hm_status hm_topo_discover(const char *xml, struct hm_topo *topo)
 {
     hwloc_topology_t topology;
@@ -177,7 +127,7 @@ enum hm_status hm_topo_discover(const char *xml, struct hm_topo *topo)
         goto free_left;
     }
     cores_read(&facts, topology);
-    gpus_read(&facts, topology);
+    topo_devices_read(&facts, topology);
     *topo = facts;
 free_left:
     hwloc_bitmap_free(left);

@@ -1,6 +1,7 @@
 /* topo/plan.c - facts and wishes -> a placement plan.  Pure: no system call, no allocation.
  *
- * Happy:  a lane for each GPU, or for each NUMA node; then a place for the loop and for I/O.
+ * Happy:  a lane for each GPU, or for each NUMA node; then a place for the loop and for I/O, and
+ *         the network cards.
  * Fails:  a wish that the machine cannot fulfil is refused with the figure that would do.
  * Keeps:  CPU lanes share no processor, none is empty, together they have all allowed ones. */
 #include "base/assert.h"
@@ -23,9 +24,18 @@ static struct hm_topo_lane *lane_add(struct hm_topo_plan *plan, const char *devi
     struct hm_topo_lane *lane = &plan->lane[plan->lane_count];
     snprintf(lane->device, sizeof lane->device, "%s", device);
     lane->numa = numa;
+    lane->nic = HM_NIC_NONE;
     lane->place.nice = nice;
     lane->place.name = lane_name[plan->lane_count++];
     return lane;
+}
+
+/* `parts` lanes share the node. */
+static void lane_memory(const struct hm_topo *topo, struct hm_topo_lane *lane, unsigned numa,
+                        unsigned parts)
+{
+    lane->memory_nodes |= UINT64_C(1) << numa;
+    lane->memory_bytes += topo->numa[numa].memory_bytes / parts;
 }
 
 static void lane_finish(struct hm_topo_lane *lane, unsigned threads_max)
@@ -76,8 +86,10 @@ static enum hm_status cpu_lanes(const struct hm_topo *topo, const struct hm_topo
     for (unsigned k = 0; lanes <= nodes && k < lanes; k++) {
         unsigned first = k * nodes / lanes, end = (k + 1) * nodes / lanes;
         struct hm_topo_lane *lane = lane_add(plan, "cpu", first, wish->lane_nice);
-        for (unsigned n = first; n < end; n++)
+        for (unsigned n = first; n < end; n++) {
             cpuset_unite(lane->place.cpuset, topo->numa[n].cpuset);
+            lane_memory(topo, lane, n, 1);
+        }
         lane_finish(lane, wish->lane_threads);
     }
     for (unsigned n = 0; lanes > nodes && n < nodes; n++) {
@@ -91,6 +103,7 @@ static enum hm_status cpu_lanes(const struct hm_topo *topo, const struct hm_topo
         for (unsigned part = 0; part < parts; part++) {
             struct hm_topo_lane *lane = lane_add(plan, "cpu", n, wish->lane_nice);
             node_share(topo, &topo->numa[n], part, parts, lane->place.cpuset);
+            lane_memory(topo, lane, n, parts);
             lane_finish(lane, wish->lane_threads);
         }
     }
@@ -109,7 +122,15 @@ static enum hm_status gpu_lanes(const struct hm_topo *topo, const struct hm_topo
         if (!all && strcmp(gpu->name, wish->device) != 0) continue;
         struct hm_topo_lane *lane = lane_add(plan, gpu->name, gpu->numa, wish->lane_nice);
         cpuset_unite(lane->place.cpuset, topo->numa[gpu->numa].cpuset);
+        lane->memory_nodes = UINT64_C(1) << gpu->numa;
+        lane->nic = gpu->nic;
         lane_finish(lane, 1);
+    }
+    for (unsigned i = 0; i < plan->lane_count; i++) {
+        unsigned parts = 0;
+        for (unsigned j = 0; j < plan->lane_count; j++)
+            parts += plan->lane[j].numa == plan->lane[i].numa;
+        plan->lane[i].memory_bytes = topo->numa[plan->lane[i].numa].memory_bytes / parts;
     }
     if (plan->lane_count > 0) return HM_OK;
     if (topo->gpu_count == 0)
@@ -117,6 +138,48 @@ static enum hm_status gpu_lanes(const struct hm_topo *topo, const struct hm_topo
                        "device %s is wished, but this machine shows no GPU; use cpu", wish->device);
     return hm_fail(HM_ERR_INVALID, "device %s is not on this machine; it has cpu and %s to %s",
                    wish->device, topo->gpu[0].name, topo->gpu[topo->gpu_count - 1].name);
+}
+
+/* ---- network cards ------------------------------------------------------------------------------ */
+
+/* Of the cards that are up, one of the lane's nodes if there is any, and of those the one that the
+ * fewest lanes use. */
+static int nic_for(const struct hm_topo *topo, const struct hm_topo_plan *plan,
+                   const struct hm_topo_lane *lane)
+{
+    int best = HM_NIC_NONE;
+    unsigned best_cost = 0;
+    for (unsigned i = 0; i < topo->nic_count; i++) {
+        if (topo->nic[i].port == 0) continue;
+        bool near = (lane->memory_nodes >> topo->nic[i].numa & 1) != 0;
+        unsigned cost = near ? 0 : HM_LANES_MAX + 1;
+        for (unsigned j = 0; j < plan->lane_count; j++) cost += plan->lane[j].nic == (int)i;
+        if (best != HM_NIC_NONE && cost >= best_cost) continue;
+        best = (int)i;
+        best_cost = cost;
+    }
+    return best;
+}
+
+static void nics_plan(const struct hm_topo *topo, struct hm_topo_plan *plan)
+{
+    for (unsigned i = 0; i < plan->lane_count; i++)
+        if (plan->lane[i].nic == HM_NIC_NONE)
+            plan->lane[i].nic = nic_for(topo, plan, &plan->lane[i]);
+    size_t used = 0;
+    for (unsigned n = 0; n < topo->nic_count; n++) {
+        bool wanted = false;
+        for (unsigned i = 0; i < plan->lane_count; i++)
+            wanted = wanted || plan->lane[i].nic == (int)n;
+        if (!wanted) continue;
+        int wrote = snprintf(plan->net_devices + used, sizeof plan->net_devices - used, "%s%s:%u",
+                             used ? "," : "", topo->nic[n].name, topo->nic[n].port);
+        if (wrote < 0 || (size_t)wrote >= sizeof plan->net_devices - used) {
+            plan->net_devices[used] = 0; /* whole names only */
+            return;
+        }
+        used += (size_t)wrote;
+    }
 }
 
 enum hm_status hm_topo_plan(const struct hm_topo *topo, const struct hm_topo_wish *wish,
@@ -142,6 +205,7 @@ enum hm_status hm_topo_plan(const struct hm_topo *topo, const struct hm_topo_wis
         cpuset_unite(made.loop.cpuset, made.lane[i].place.cpuset);
     made.loop.cpu_count = cpuset_count(made.loop.cpuset);
     made.io = made.loop;
+    nics_plan(topo, &made);
     made.loop.name = "hm-loop";
     made.io.name = "hm-io";
     *plan = made;

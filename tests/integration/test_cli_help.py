@@ -10,6 +10,7 @@ COMMANDS = {
     'dht': ['--new-swarm', '--join', '--state', '--listen'],
     'train': ['--join', '--experts', '--hidden', '--data', '--steps', '--k-best', '--k-min', '--events', '--seed', '--json'],
     'status': ['--join', '--json'],
+    'topo': ['--topology', '--device', '--lane-threads', '--json'],
     'bench': ['--preset', '--clients', '--rows', '--experts', '--hidden', '--transport', '--json'],
 }
 

@@ -10,7 +10,8 @@
 #include <stdio.h>
 #include <unistd.h>
 
-#define HGX HM_SOURCE_DIR "/tests/fixtures/topo/hgx_8gpu.xml"
+#define PCIE HM_SOURCE_DIR "/tests/fixtures/topo/pcie_4gpu.xml"
+#define HGX  HM_SOURCE_DIR "/tests/fixtures/topo/hgx_8gpu.xml"
 
 static char path[] = "/tmp/hm-topo-XXXXXX";
 static struct hm_topo topo;
@@ -18,6 +19,7 @@ static struct hm_topo topo;
 static int path_make(void **state)
 {
     (void)state;
+    unsetenv("CUDA_VISIBLE_DEVICES");
     int fd = mkstemp(path);
     return fd < 0 ? -1 : close(fd);
 }
@@ -176,6 +178,89 @@ static void this_machine_is_read_as_the_thread_may_use_it(void **state)
     assert_true(topo.numa[0].cpuset[last / 64] == UINT64_C(1) << (last % 64));
 }
 
+static void each_gpu_of_a_switch_has_the_card_beside_it(void **state)
+{
+    (void)state;
+    assert_ok(hm_topo_discover(HGX, &topo));
+    assert_int_equal(topo.nic_count, 8);
+    for (unsigned g = 0; g < 8; g++) {
+        assert_int_equal(topo.gpu[g].nic, g);
+        assert_int_equal(topo.nic[g].numa, g / 4);
+        assert_int_equal(topo.nic[g].port, 1);
+    }
+    assert_string_equal(topo.nic[5].name, "mlx5_5");
+    assert_string_equal(topo.nic[5].pci, "0000:b3:00.0");
+}
+
+static void cards_as_near_as_each_other_are_shared_out_and_one_that_is_down_is_left(void **state)
+{
+    (void)state;
+    unsigned users[3] = {0};
+    assert_ok(hm_topo_discover(PCIE, &topo));
+    assert_int_equal(topo.gpu_count, 4);
+    assert_int_equal(topo.nic_count, 3);
+    assert_int_equal(topo.nic[2].port, 0);
+    for (unsigned g = 0; g < 4; g++) {
+        assert_in_range(topo.gpu[g].nic, 0, 1);
+        users[topo.gpu[g].nic]++;
+    }
+    assert_int_equal(users[0], 2);
+    assert_int_equal(users[1], 2);
+}
+
+/* The stored machine under CUDA_VISIBLE_DEVICES; the PCI buses of what is left, in order. */
+static const char *visible(const char *xml, const char *list)
+{
+    static char buses[HM_GPUS_MAX * 4];
+    assert_int_equal(setenv("CUDA_VISIBLE_DEVICES", list, 1), 0);
+    enum hm_status status = hm_topo_discover(xml, &topo);
+    unsetenv("CUDA_VISIBLE_DEVICES");
+    assert_ok(status);
+    buses[0] = 0;
+    for (unsigned g = 0; g < topo.gpu_count; g++) {
+        char name[16];
+        snprintf(name, sizeof name, "cuda%u", g);
+        assert_string_equal(topo.gpu[g].name, name);
+        strncat(buses, topo.gpu[g].pci[0] ? topo.gpu[g].pci + 5 : "??", 2);
+        strcat(buses, " ");
+    }
+    return buses;
+}
+
+static void cuda_visible_devices_picks_orders_and_renames(void **state)
+{
+    (void)state;
+    assert_string_equal(visible(HGX, "6,2"), "d2 52 ");
+    assert_int_equal(topo.gpu[0].numa, 1);
+    assert_int_equal(topo.gpu[0].nic, 6);
+    assert_int_equal(topo.gpu[1].numa, 0);
+    assert_string_equal(visible(HGX, "0,1,2,3"), "12 32 52 72 ");
+    assert_string_equal(visible(HGX, "7, 0"), "f2 12 ");
+    assert_string_equal(visible(HGX, ""), "");
+    assert_string_equal(visible(HGX, "NoDevFiles"), "");
+}
+
+static void what_is_no_gpu_or_comes_again_ends_the_list_as_in_cuda(void **state)
+{
+    (void)state;
+    assert_string_equal(visible(HGX, "1,8,2"), "32 ");
+    assert_string_equal(visible(HGX, "-1,2"), "");
+    assert_string_equal(visible(HGX, "1,1,2"), "32 ");
+    assert_string_equal(visible(HGX, "1,,2"), "32 ");
+    assert_string_equal(visible(HGX, "99999999999999999999"), "");
+}
+
+static void gpus_named_by_uuid_are_looked_up_or_have_no_place(void **state)
+{
+    (void)state;
+    assert_string_equal(visible(PCIE, "GPU-c0000002,GPU-a0000000-0000-1111-2222-333333333333"),
+                        "13 11 ");
+    assert_string_equal(visible(PCIE, "GPU-a,GPU-ffff"), "11 ");
+    assert_string_equal(visible(PCIE, "GPU-"), "");
+    assert_string_equal(visible(HGX, "GPU-c0000002,MIG-7"), "?? ?? ");
+    assert_int_equal(topo.gpu[1].nic, HM_NIC_NONE);
+}
+
 static void an_unreadable_xml_is_refused_by_name_and_nothing_is_written(void **state)
 {
     (void)state;
@@ -203,6 +288,11 @@ int main(void)
         cmocka_unit_test(gpus_are_found_by_their_pci_class_where_hwloc_knows_no_cuda),
         cmocka_unit_test(only_allowed_processors_are_facts_and_gpus_stay),
         cmocka_unit_test(this_machine_is_read_as_the_thread_may_use_it),
+        cmocka_unit_test(each_gpu_of_a_switch_has_the_card_beside_it),
+        cmocka_unit_test(cards_as_near_as_each_other_are_shared_out_and_one_that_is_down_is_left),
+        cmocka_unit_test(cuda_visible_devices_picks_orders_and_renames),
+        cmocka_unit_test(what_is_no_gpu_or_comes_again_ends_the_list_as_in_cuda),
+        cmocka_unit_test(gpus_named_by_uuid_are_looked_up_or_have_no_place),
         cmocka_unit_test(an_unreadable_xml_is_refused_by_name_and_nothing_is_written),
     };
     return cmocka_run_group_tests(tests, path_make, path_remove);

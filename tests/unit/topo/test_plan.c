@@ -32,7 +32,16 @@ static void machine(unsigned nodes, unsigned cores, unsigned threads, unsigned g
         memcpy(topo.gpu[g].name, "cuda0", 6);
         topo.gpu[g].name[4] = (char)('0' + g);
         topo.gpu[g].numa = g * nodes / gpus;
+        topo.gpu[g].nic = HM_NIC_NONE;
     }
+}
+
+static void card(unsigned numa, unsigned port, const char *name)
+{
+    struct hm_topo_nic *nic = &topo.nic[topo.nic_count++];
+    strcpy(nic->name, name);
+    nic->numa = numa;
+    nic->port = port;
 }
 
 static void wish(struct hm_topo_wish wish)
@@ -232,6 +241,69 @@ static void lanes_share_nothing_and_leave_nothing_on_any_machine(void **state)
     assert_true(planned > 300);
 }
 
+static void lanes_use_cards_of_their_nodes_in_turn(void **state)
+{
+    (void)state;
+    machine(2, 4, 1, 0);
+    card(0, 1, "ib0");
+    card(1, 0, "down");
+    card(1, 2, "ib2");
+    card(1, 1, "ib3");
+    wish((struct hm_topo_wish){.cpu_lanes = 4});
+    assert_int_equal(plan.lane[0].nic, 0);
+    assert_int_equal(plan.lane[1].nic, 0);
+    assert_int_equal(plan.lane[2].nic, 2);
+    assert_int_equal(plan.lane[3].nic, 3);
+    assert_string_equal(plan.net_devices, "ib0:1,ib2:2,ib3:1");
+}
+
+static void a_node_without_a_card_uses_any_and_a_machine_without_leaves_it_to_ucx(void **state)
+{
+    (void)state;
+    machine(2, 4, 1, 0);
+    wish((struct hm_topo_wish){0});
+    assert_int_equal(plan.lane[0].nic, HM_NIC_NONE);
+    assert_string_equal(plan.net_devices, "");
+    card(1, 1, "ib0");
+    wish((struct hm_topo_wish){0});
+    assert_int_equal(plan.lane[0].nic, 0);
+    assert_int_equal(plan.lane[1].nic, 0);
+    assert_string_equal(plan.net_devices, "ib0:1");
+}
+
+static void a_gpus_lane_uses_its_gpus_card_whatever_its_node(void **state)
+{
+    (void)state;
+    machine(2, 4, 1, 2);
+    card(1, 1, "ib0");
+    card(0, 1, "ib1");
+    topo.gpu[0].nic = 0;
+    topo.gpu[1].nic = 1;
+    wish((struct hm_topo_wish){.device = "cuda0", .gpus = true});
+    assert_int_equal(plan.lane[0].nic, 0);
+    assert_string_equal(plan.net_devices, "ib0:1");
+}
+
+static void memory_is_that_of_the_lanes_nodes_shared_by_those_on_it(void **state)
+{
+    (void)state;
+    machine(4, 2, 1, 4);
+    for (unsigned n = 0; n < 4; n++) topo.numa[n].memory_bytes = 1000 * (n + 1);
+    wish((struct hm_topo_wish){.device = "cpu", .cpu_lanes = 2});
+    assert_int_equal(plan.lane[0].memory_nodes, 0x3);
+    assert_int_equal(plan.lane[0].memory_bytes, 3000);
+    assert_int_equal(plan.lane[1].memory_nodes, 0xc);
+    assert_int_equal(plan.lane[1].memory_bytes, 7000);
+    wish((struct hm_topo_wish){.device = "cpu", .cpu_lanes = 8});
+    assert_int_equal(plan.lane[7].memory_nodes, 0x8);
+    assert_int_equal(plan.lane[7].memory_bytes, 2000);
+    topo.gpu[3].numa = 2;
+    wish((struct hm_topo_wish){.device = "auto", .gpus = true});
+    assert_int_equal(plan.lane[1].memory_bytes, 2000);
+    assert_int_equal(plan.lane[3].memory_nodes, 0x4);
+    assert_int_equal(plan.lane[3].memory_bytes, 1500);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -244,6 +316,10 @@ int main(void)
         cmocka_unit_test(gpus_get_lanes_only_where_a_module_can_use_them),
         cmocka_unit_test(a_device_that_is_not_there_is_refused_with_those_that_are),
         cmocka_unit_test(a_single_processor_is_enough),
+        cmocka_unit_test(lanes_use_cards_of_their_nodes_in_turn),
+        cmocka_unit_test(a_node_without_a_card_uses_any_and_a_machine_without_leaves_it_to_ucx),
+        cmocka_unit_test(a_gpus_lane_uses_its_gpus_card_whatever_its_node),
+        cmocka_unit_test(memory_is_that_of_the_lanes_nodes_shared_by_those_on_it),
         cmocka_unit_test(lanes_share_nothing_and_leave_nothing_on_any_machine),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
