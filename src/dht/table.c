@@ -235,9 +235,11 @@ void hm_table_failed(struct hm_table *table, const struct hm_dht_id *id, hm_ns n
         spare_remove(bucket, 0);
         return;
     }
+    entry->tried = now;
+    if (entry->failures > 0 && now - entry->failed < HM_TABLE_FAILURE_INTERVAL) return;
     if (entry->failures == 0) table->suspect_count++;
     entry->failures++;
-    entry->tried = now;
+    entry->failed = now;
     if (entry->failures >= HM_TABLE_FAILURES_MAX) entry_remove(table, bucket, entry);
 }
 

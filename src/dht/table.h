@@ -16,11 +16,13 @@
 #include "dht/lookup.h"
 
 enum { HM_TABLE_BUCKETS_MAX = 256, HM_TABLE_SPARES = 8, HM_TABLE_FAILURES_MAX = 10 };
+#define HM_TABLE_FAILURE_INTERVAL (15 * HM_S) /* failures that follow faster count as one */
 struct hm_table_entry {
     struct hm_contact *contact; /* referenced */
     hm_ns seen;                 /* last heard of */
     hm_ns tried;                /* last pinged by maintenance */
     hm_ns pushed;               /* records were last pushed there; 0: never */
+    hm_ns failed;               /* when the last failure was counted */
     uint16_t failures;          /* in a row; 0: good, else suspect */
     bool push_wanted;
 };
@@ -54,7 +56,8 @@ enum hm_table_seen hm_table_seen(struct hm_table *table, struct hm_contact *cont
  * recently seen; false: nothing has happened. */
 bool hm_table_touch(struct hm_table *table, const struct hm_dht_id *id, hm_ns now);
 /* It did not answer.  Replaced by a spare if there is one, else suspect, and forgotten after
- * HM_TABLE_FAILURES_MAX failures in a row. */
+ * HM_TABLE_FAILURES_MAX failures in a row (a node with much to ask, and nobody but suspects, must not
+ * forget them all within a moment). */
 void hm_table_failed(struct hm_table *table, const struct hm_dht_id *id, hm_ns now);
 struct hm_table_entry *hm_table_find(const struct hm_table *table, const struct hm_dht_id *id);
 
