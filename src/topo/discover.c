@@ -15,10 +15,11 @@
 #include <string.h>
 
 /* Components that start an X connection, an OpenCL driver or another vendor's runtime only to find
- * names that we do not use.  hwloc ignores a name that is not built in. */
+ * names that we do not use; and libpciaccess, which never frees its table of devices: without it
+ * hwloc reads the same from /sys.  hwloc ignores a name that is not built in. */
 static void blacklist(hwloc_topology_t topology)
 {
-    static const char *const unused[] = {"gl", "opencl", "levelzero", "rsmi"};
+    static const char *const unused[] = {"gl", "opencl", "levelzero", "rsmi", "pci"};
     for (unsigned i = 0; i < HM_COUNT_OF(unused); i++)
         (void)hwloc_topology_set_components(topology, HWLOC_TOPOLOGY_COMPONENTS_FLAG_BLACKLIST,
                                             unused[i]);
