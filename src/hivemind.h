@@ -131,6 +131,7 @@ int hm_tape_backward(struct hm_tape *tape, hm_value loss);
 /* One Adam step of every module and gate that has gradients, and forgets the gradients. */
 int hm_tape_step(struct hm_tape *tape, float rate);
 void hm_tape_reset(struct hm_tape *tape); /* forgets values and gradients, keeps memory */
+/* Before the modules and mixtures that it has used: it keeps the moments of their Adam. */
 void hm_tape_close(struct hm_tape *tape);
 
 /* ---- server: hosts experts ------------------------------------------------------------------------ */
