@@ -91,7 +91,9 @@ static struct found *copy(const struct hm_record *record)
 static void keep(struct find *find, unsigned key, const struct hm_record *record)
 {
     struct wanted wanted = {key, record};
-    uint64_t hash = hm_hash(record->owner.byte, sizeof record->owner.byte, key);
+    /* Owners choose ids and subkeys: mix them with what they do not know. */
+    uint64_t seed = find->query.dht->store.seed ^ key;
+    uint64_t hash = hm_hash(record->owner.byte, sizeof record->owner.byte, seed);
     if (record->subkey_bytes) hash = hm_hash(record->subkey, record->subkey_bytes, hash);
     struct hm_map_node *node = hm_map_find(&find->map, hash, same_entry, &wanted);
     struct found *older = node ? HM_CONTAINER_OF(node, struct found, node) : NULL;
@@ -109,18 +111,19 @@ static void keep(struct find *find, unsigned key, const struct hm_record *record
     find->bytes += bytes;
 }
 
-static bool on_record(void *arg, unsigned key, const struct hm_record *record)
+static enum hm_status on_record(void *arg, unsigned key, const struct hm_record *record)
 {
     struct find *find = arg;
     struct hm_dht *dht = find->query.dht;
     int64_t wall_ns = hm_dht_wall_ns(dht);
-    if (memcmp(record->key.byte, find->key[key].id.byte, sizeof record->key.byte) != 0 ||
-        record->expires_wall_ns <= wall_ns ||
-        record->expires_wall_ns - wall_ns > HM_RECORD_LIFE_MAX_NS + HM_RECORD_SKEW_MAX_NS ||
-        hm_dht_judge(dht, record) != HM_OK)
-        return false;
-    keep(find, key, record);
-    return true;
+    if (memcmp(record->key.byte, find->key[key].id.byte, sizeof record->key.byte) != 0)
+        return HM_ERR_PEER_DENIED; /* not what was asked for */
+    if (record->expires_wall_ns <= wall_ns) return HM_ERR_TIMED_OUT;
+    if (record->expires_wall_ns - wall_ns > HM_RECORD_LIFE_MAX_NS + HM_RECORD_SKEW_MAX_NS)
+        return HM_ERR_INVALID;
+    enum hm_status status = hm_dht_judge(dht, record);
+    if (status == HM_OK) keep(find, key, record);
+    return status;
 }
 
 /* ---- life ----------------------------------------------------------------------------------- */

@@ -7,7 +7,7 @@
  * Paging:   a node that holds more entries than fit a reply is asked for the rest before it
  *           counts as answered.
  * Failure:  a call that fails makes its node dead for these lookups; a reply that is malformed
- *           does too, and makes it a suspect.
+ *           or has a forged record does too, and makes it a suspect.
  * Invariant: a candidate is ASKED exactly while an ask to it carries that key. */
 #include "dht/search.h"
 
@@ -40,6 +40,7 @@ struct ask {
     struct hm_contact *contact; /* the search's reference */
     uint32_t *handle_of;        /* while a reply is read: its contacts' handles */
     unsigned pages, count;
+    bool forged; /* something that it gave */
     struct ask_item item[];
 };
 struct hm_search {
@@ -267,8 +268,10 @@ static void on_record(void *arg, unsigned item, const struct hm_record *record)
 {
     struct ask *ask = arg;
     struct hm_search *search = ask->search;
-    if (search->ops->record && search->ops->record(search->arg, ask->item[item].key, record))
-        ask->item[item].sound = true;
+    if (!search->ops->record || ask->forged) return;
+    enum hm_status status = search->ops->record(search->arg, ask->item[item].key, record);
+    if (status == HM_OK) ask->item[item].sound = true;
+    if (status == HM_ERR_PEER_DENIED) ask->forged = true;
 }
 
 static void on_key_end(void *arg, unsigned item, unsigned held, unsigned given)
@@ -309,6 +312,7 @@ static void on_answer(void *arg, enum hm_status status, const void *bytes, size_
     if (status == HM_OK) {
         ask->handle_of = handle_of;
         status = hm_find_reply_decode(bytes, byte_count, ask->count, &sink, ask);
+        if (ask->forged) status = HM_ERR_PEER_DENIED;
         if (status != HM_OK) hm_dht_contact_failed(search->dht, &ask->contact->id);
     }
     for (unsigned i = 0; i < ask->count; i++) got += ask->item[i].skip;

@@ -5,8 +5,10 @@
  * FIND:        for each key the k nearest good contacts and the entries held.  A reply has at
  *              most HM_FIND_REPLY_BYTES_MAX bytes; entries are taken in turns, one of each key,
  *              so that a large dictionary does not crowd out the others; the asker sees how many
- *              there are, and asks for the rest.
- * STORE:       each record is judged and stored by itself.
+ *              there are, and asks for the rest.  What a request may cost is bounded, whatever keys
+ *              and skips it names.
+ * STORE:       each record is judged and stored by itself, up to the first whose proof does not
+ *              hold: nobody sends such a one unknowingly, and each costs a verification.
  * Failure:     a malformed request is HM_ERR_PEER_PROTOCOL, no buffer for the reply HM_ERR_BUSY. */
 #include "dht/node.h"
 
@@ -15,6 +17,8 @@
 
 #include <stdlib.h>
 #include <string.h>
+
+enum { FIND_STEPS_MAX = 65536 }; /* entries walked over for one request */
 
 typedef void (*answer_fn)(struct hm_dht *dht, struct hm_request *request, const void *bytes,
                           size_t byte_count);
@@ -87,12 +91,20 @@ static void plan_contacts(struct hm_dht *dht, const struct hm_find_request *requ
     }
 }
 
+/* *steps: what is left of the entries that this request may make us walk over.  A key for which they
+ * do not suffice is answered by a number only; who wants its entries asks again with fewer keys. */
 static void plan_dictionary(struct hm_dht *dht, const struct hm_find_key *wanted, int64_t wall_ns,
-                            struct answer_key *key)
+                            struct answer_key *key, unsigned *steps)
 {
-    const struct hm_entry *entry = hm_store_first(&dht->store, &wanted->id, wall_ns);
-    for (; entry; entry = hm_store_next(entry, wall_ns), key->held++)
-        if (key->held == wanted->skip) key->first = key->next = entry;
+    const struct hm_dict *dict = hm_store_dict(&dht->store, &wanted->id);
+    if (!dict) return;
+    key->held = dict->live_count;
+    unsigned walk = dict->entry_count - dict->live_count + wanted->skip;
+    if (wanted->skip >= key->held || walk > *steps) return;
+    *steps -= walk;
+    const struct hm_entry *entry = hm_dict_first(dict, wall_ns);
+    for (unsigned i = 0; entry && i < wanted->skip; i++) entry = hm_store_next(entry, wall_ns);
+    key->first = key->next = entry;
 }
 
 /* Takes entries in turns while `bytes` last; returns how many bytes are taken. */
@@ -144,12 +156,14 @@ static void answer_find(struct hm_dht *dht, struct hm_request *request, const vo
         return;
     }
     int64_t wall_ns = hm_dht_wall_ns(dht);
+    unsigned steps = FIND_STEPS_MAX;
+    hm_store_expire(&dht->store, wall_ns); /* from here on what is counted as live is */
     struct hm_dht_id asker = hm_dht_node(hm_request_from(request));
     answer->key_count = find.key_count;
     plan_contacts(dht, &find, &asker, answer);
     size_t size = 2 + answer->contact_bytes + 2;
     for (unsigned i = 0; i < find.key_count; i++) {
-        if (!find.nodes_only) plan_dictionary(dht, &find.key[i], wall_ns, &answer->key[i]);
+        if (!find.nodes_only) plan_dictionary(dht, &find.key[i], wall_ns, &answer->key[i], &steps);
         size += hm_find_reply_key_bytes(answer->key[i].nearest_count);
     }
     HM_ASSERT(size < HM_FIND_REPLY_BYTES_MAX);
@@ -186,7 +200,11 @@ static void answer_store(struct hm_dht *dht, struct hm_request *request, const v
         refuse(request, status);
         return;
     }
-    for (unsigned i = 0; i < count; i++) statuses[i] = hm_dht_accept(dht, &record[i]);
+    bool forged = false;
+    for (unsigned i = 0; i < count; i++) {
+        statuses[i] = forged ? HM_ERR_PEER_DENIED : hm_dht_accept(dht, &record[i]);
+        forged = statuses[i] == HM_ERR_PEER_DENIED;
+    }
     struct hm_writer writer;
     hm_writer_init(&writer, buf->base, buf->bytes);
     hm_store_reply_encode(statuses, count, &writer);

@@ -148,11 +148,17 @@ static void dict_release(struct hm_store *store, struct hm_dict *dict)
     free(dict);
 }
 
+static void count_live(struct hm_store *store, struct hm_dict *dict, int change)
+{
+    store->live_count += (unsigned)change;
+    dict->live_count += (unsigned)change;
+}
+
 static void entry_forget(struct hm_store *store, struct hm_entry *entry)
 {
     struct hm_entry *last = store->heap[--store->entry_count];
     if (last != entry) heap_sift(store, entry->heap_slot, last);
-    if (!entry->ended) store->live_count--;
+    if (!entry->ended) count_live(store, entry->dict, -1);
     store->bytes -= entry_bytes(entry);
     hm_map_remove(&store->entries, &entry->node);
     hm_list_remove(&entry->link);
@@ -167,7 +173,7 @@ static void entry_end(struct hm_store *store, struct hm_entry *entry)
     store->bytes -= entry_bytes(entry);
     entry->ended = true;
     store->bytes += entry_bytes(entry);
-    store->live_count--;
+    count_live(store, entry->dict, -1);
     free(entry->body);
     entry->body = NULL;
     entry->record.value = entry->record.proof = NULL;
@@ -229,7 +235,7 @@ static enum hm_status replace(struct hm_store *store, struct hm_entry *entry,
     uint8_t *body = body_create(record);
     if (!body) return HM_ERR_NO_MEMORY;
     store->bytes -= entry_bytes(entry);
-    if (entry->ended) store->live_count++;
+    if (entry->ended) count_live(store, entry->dict, 1);
     free(entry->body);
     entry_set(entry, record, body);
     store->bytes += entry_bytes(entry);
@@ -258,7 +264,7 @@ static enum hm_status insert(struct hm_store *store, const struct hm_record *rec
     hm_list_push(&dict->entries, &entry->link);
     hm_map_insert(&store->entries, &entry->node, hash);
     store->bytes += bytes;
-    store->live_count++;
+    count_live(store, dict, 1);
     store->entry_count++;
     heap_sift(store, store->entry_count - 1, entry);
     return HM_OK;
@@ -344,7 +350,7 @@ void hm_store_check(const struct hm_store *store)
         if (item->is_cursor) continue;
         const struct hm_dict *dict = HM_CONTAINER_OF(item, struct hm_dict, item);
         dicts++;
-        unsigned count = 0;
+        unsigned count = 0, live_before = live;
         HM_LIST_EACH (entry_link, &dict->entries) {
             const struct hm_entry *entry = entry_of_link(entry_link);
             HM_ASSERT(entry->dict == dict && store->heap[entry->heap_slot] == entry);
@@ -356,6 +362,7 @@ void hm_store_check(const struct hm_store *store)
             count++;
         }
         HM_ASSERT(count > 0 && count == dict->entry_count && count <= store->entries_max);
+        HM_ASSERT(live - live_before == dict->live_count);
         entries += count;
     }
     HM_ASSERT(dicts == store->dicts.count && entries == store->entries.count);

@@ -22,7 +22,7 @@ struct hm_dict {
     struct hm_dht_id key;
     struct hm_map_node node;
     struct hm_link entries;
-    unsigned entry_count; /* ended ones too */
+    unsigned entry_count, live_count; /* ended ones too; without them */
 };
 struct hm_entry {
     struct hm_record record; /* value and proof are NULL once it has ended */

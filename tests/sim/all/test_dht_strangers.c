@@ -168,6 +168,87 @@ static void forged_records_are_refused(void **state)
     swarm_close(&swarm);
 }
 
+/* Verifying costs more than forging: who is caught once is not heard out. */
+static void a_forged_record_ends_the_hearing(void **state)
+{
+    (void)state;
+    enum { RECORDS = 4, FORGED = 1 };
+    struct swarm swarm;
+    struct stranger stranger;
+    struct hm_record record[RECORDS];
+    enum hm_status status[RECORDS];
+    static struct raw_call raw;
+    uint8_t bytes[4096];
+    void *proofs;
+    swarm_open(&swarm, 9);
+    swarm_grow(&swarm, 2);
+    stranger_open(&stranger, &swarm, NULL);
+    for (unsigned i = 0; i < RECORDS; i++) {
+        record[i] = record_for(&swarm, "v", 1, 100 * HM_S);
+        swarm_key("hearing", i, &record[i].key);
+    }
+    assert_ok(hm_records_sign(stranger.identity, record, RECORDS, &proofs));
+    record[FORGED].sequence++;
+    struct hm_writer writer;
+    hm_writer_init(&writer, bytes, sizeof bytes);
+    hm_store_request_begin(&writer, RECORDS);
+    for (unsigned i = 0; i < RECORDS; i++) hm_record_encode(&record[i], &writer);
+    assert_true(hm_writer_ok(&writer));
+    ask(&stranger, &swarm.node[1], HM_METHOD_DHT_STORE, bytes, hm_writer_count(&writer), &raw);
+    assert_ok(hm_store_reply_decode(raw.bytes, raw.byte_count, status, RECORDS));
+    for (unsigned i = 0; i < RECORDS; i++)
+        assert_status(status[i], i < FORGED ? HM_OK : HM_ERR_PEER_DENIED);
+    assert_int_equal(hm_dht_records(swarm.node[1].dht), FORGED);
+    free(proofs);
+    stranger_close(&stranger);
+    swarm_close(&swarm);
+}
+
+/* One key, many times, each time from far inside its dictionary. */
+static void a_find_that_is_cheap_to_ask_is_bounded_to_answer(void **state)
+{
+    (void)state;
+    enum { ENTRIES = 1000, SKIP = ENTRIES - 1 };
+    static struct hm_record record[ENTRIES];
+    static char subkey[ENTRIES][8];
+    static struct hm_find_request find;
+    static struct raw_call raw;
+    uint8_t bytes[HM_FIND_REQUEST_BYTES_MAX];
+    struct swarm swarm;
+    struct stranger stranger;
+    void *proofs;
+    swarm_open(&swarm, 10);
+    swarm.entries_max = swarm.records_max = ENTRIES;
+    swarm_grow(&swarm, 1);
+    stranger_open(&stranger, &swarm, NULL);
+    for (unsigned i = 0; i < ENTRIES; i++) {
+        record[i] = record_for(&swarm, "v", 1, 100 * HM_S);
+        snprintf(subkey[i], sizeof subkey[i], "%u", i);
+        record[i].subkey = subkey[i];
+        record[i].subkey_bytes = (uint16_t)strlen(subkey[i]);
+    }
+    assert_ok(hm_records_sign(stranger.identity, record, ENTRIES, &proofs));
+    for (unsigned i = 0; i < ENTRIES; i++)
+        assert_status(store_one(&stranger, &swarm.node[0], &record[i]), HM_OK);
+    size_t entry_bytes = hm_record_encoded_bytes(&record[SKIP]), answers[2];
+    find.key_count = HM_FIND_KEYS_MAX;
+    for (unsigned i = 0; i < HM_FIND_KEYS_MAX; i++) find.key[i].id = record[0].key;
+    for (unsigned round = 0; round < 2; round++) {
+        for (unsigned i = 0; i < HM_FIND_KEYS_MAX; i++) find.key[i].skip = round ? SKIP : ENTRIES;
+        struct hm_writer writer;
+        hm_writer_init(&writer, bytes, sizeof bytes);
+        hm_find_request_encode(&find, &writer);
+        ask(&stranger, &swarm.node[0], HM_METHOD_DHT_FIND, bytes, hm_writer_count(&writer), &raw);
+        assert_status(raw.status, HM_OK);
+        answers[round] = raw.byte_count;
+    }
+    size_t given = (answers[1] - answers[0]) / entry_bytes;
+    assert_in_range(given, 1, 65536 / SKIP);
+    free(proofs);
+    stranger_close(&stranger);
+    swarm_close(&swarm);
+}
+
 static void replayed_records_are_refused(void **state)
 {
     (void)state;
@@ -391,6 +472,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(forged_records_are_refused),
+        cmocka_unit_test(a_forged_record_ends_the_hearing),
+        cmocka_unit_test(a_find_that_is_cheap_to_ask_is_bounded_to_answer),
         cmocka_unit_test(replayed_records_are_refused),
         cmocka_unit_test(a_life_without_end_is_refused),
         cmocka_unit_test(a_full_dictionary_and_a_full_node_refuse),
