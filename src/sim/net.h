@@ -9,6 +9,8 @@
  * disconnect may lose what was under way. What TCP promises holds: a message is lost only with its
  * connection.
  *
+ * It is a fabric too (transport.h): endpoints can be dialled, or offered and accepted.
+ *
  * Identities are the real ones (hm_identity_node), without TLS: a node is believed.
  * Thread: the world's. */
 #ifndef HM_SIM_NET_H
@@ -59,6 +61,9 @@ void hm_net_break(struct hm_world *world, unsigned a, unsigned b);
 /* This node sends without regard for credit and for the bound on announcements, as a hostile one
  * would. */
 void hm_net_set_lawless(struct hm_world *world, unsigned number, bool lawless);
+
+/* What this node's offers say (static text; "sim" at first): as another version of a fabric's library would. */
+void hm_net_set_fabric_settings(struct hm_world *world, unsigned number, const char *settings);
 
 struct hm_net_stats {
     uint64_t messages, bytes_pulled, connections, breaks, busy;

@@ -3,6 +3,7 @@
  *   net.c          the wire: connections, packets, faults
  *   net_node.c     the provider: open, close, connect, the handshake, down
  *   net_message.c  send, announce, pull, drop, credit
+ *   net_fabric.c   endpoints that are offered and accepted
  *
  * A connection has two sides (0 dialled, 1 accepted).  A side is an endpoint, or NULL before it is
  * accepted and after it has gone down.  Packets belong to their connection; when both sides are
@@ -74,6 +75,7 @@ struct sim_ep {
     bool expects;
     uint8_t side;
     struct hm_node_id expected;
+    uint64_t token, their_token; /* of a fabric's endpoint: ours; theirs once it has accepted */
     struct hm_timer handshake, ending, writable;
     struct hm_link sends, inbounds;
     unsigned queued, announced;     /* sends, by kind */
@@ -127,6 +129,7 @@ struct sim_node {
     size_t receive_bytes_max;
     hm_ns handshake_max, uplink_free_at, bulk_free_at;
     bool listens, dead, lawless;
+    const char *fabric_settings;
     bool closing;
     struct hm_timer closed;
     void (*done)(void *arg);
@@ -171,7 +174,13 @@ void sim_packet_say(struct conn *conn, unsigned from, enum packet_kind kind, uin
 hm_ns sim_net_draw(struct hm_net *net, hm_ns min, hm_ns max);
 bool sim_net_chance(struct hm_net *net, unsigned per_million);
 
+/* net_fabric.c */
+extern const struct hm_fabric_ops sim_fabric;
+
 /* net_node.c */
+struct sim_ep *sim_ep_create(struct sim_node *node, enum ep_state state); /* NULL: no memory */
+void sim_hello_send(struct sim_ep *ep);
+unsigned sim_number_parse(const char *text); /* "sim:7" -> 7; 0 for anything else */
 void sim_ep_end(struct sim_ep *ep, enum hm_status why);
 void sim_accept(struct conn *conn);
 void sim_handshake_receive(struct sim_ep *ep, const struct packet *packet);

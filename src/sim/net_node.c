@@ -18,8 +18,7 @@ static struct sim_node *node_of(struct hm_transport *transport)
     return HM_CONTAINER_OF(transport, struct sim_node, base);
 }
 
-/* "sim:7" -> 7; 0 for anything else. */
-static unsigned number_parse(const char *text)
+unsigned sim_number_parse(const char *text)
 {
     static const char prefix[] = "sim:";
     if (strncmp(text, prefix, sizeof prefix - 1) != 0) return 0;
@@ -32,7 +31,7 @@ static unsigned number_parse(const char *text)
 
 static enum hm_status node_number(struct hm_net *net, const char *listen, unsigned *number)
 {
-    unsigned wanted = listen ? number_parse(listen) : 0;
+    unsigned wanted = listen ? sim_number_parse(listen) : 0;
     if (wanted && sim_net_node(net, wanted))
         return hm_fail(HM_ERR_INVALID, "%s is in use; crash or close that node first", listen);
     while (!wanted) {
@@ -73,6 +72,7 @@ static enum hm_status sim_open(const struct hm_transport_conf *conf, struct hm_l
     node->receive_bytes_max = conf->receive_bytes_max;
     node->handshake_max = conf->handshake_max;
     node->listens = conf->listen != NULL;
+    node->fabric_settings = "sim";
     hm_list_init(&node->endpoints);
     hm_list_push(&net->nodes, &node->link);
     if (node->listens && node->hello.listening.count == 0)
@@ -229,7 +229,7 @@ static void writable_again(struct hm_timer *timer)
     ep->node->sink.writable(ep->node->sink.arg, &ep->base);
 }
 
-static struct sim_ep *ep_create(struct sim_node *node, enum ep_state state)
+struct sim_ep *sim_ep_create(struct sim_node *node, enum ep_state state)
 {
     struct sim_ep *ep = calloc(1, sizeof *ep);
     if (!ep) return NULL;
@@ -254,13 +254,13 @@ static enum hm_status sim_connect(struct hm_transport *transport, const struct h
                                   const struct hm_node_id *expect, struct hm_ep **ep)
 {
     struct sim_node *node = node_of(transport);
-    unsigned number = number_parse(to->text);
+    unsigned number = sim_number_parse(to->text);
     if (!number)
         return hm_fail(HM_ERR_INVALID, "'%.64s' is no simulated address; it looks like sim:7",
                        to->text);
     if (node->dead || node->closing) return HM_ERR_PEER_UNREACHABLE;
     if (node->endpoint_count == node->endpoints_max) return HM_ERR_BUSY;
-    struct sim_ep *created = ep_create(node, EP_DIALING);
+    struct sim_ep *created = sim_ep_create(node, EP_DIALING);
     if (!created) return HM_ERR_NO_MEMORY;
     created->expects = expect != NULL;
     if (expect) created->expected = *expect;
@@ -271,7 +271,7 @@ static enum hm_status sim_connect(struct hm_transport *transport, const struct h
 }
 
 /* Node id, our credit for the other side, hello. */
-static void hello_send(struct sim_ep *ep)
+void sim_hello_send(struct sim_ep *ep)
 {
     struct sim_node *node = ep->node;
     struct packet *packet = sim_packet_create(ep->conn, ep->side, PACKET_HELLO, HELLO_BYTES_MAX);
@@ -290,14 +290,14 @@ void sim_accept(struct conn *conn)
     struct sim_node *node = sim_net_node(conn->net, conn->number[1]);
     bool welcome = node && node->listens && !node->closing;
     struct sim_ep *ep = NULL;
-    if (welcome && node->endpoint_count < node->endpoints_max) ep = ep_create(node, EP_ACCEPTED);
+    if (welcome && node->endpoint_count < node->endpoints_max) ep = sim_ep_create(node, EP_ACCEPTED);
     if (!ep) {
         sim_packet_say(conn, 1, PACKET_REFUSED, 0, 0);
         return;
     }
     ep->conn = conn;
     conn->side[1] = ep;
-    hello_send(ep);
+    sim_hello_send(ep);
 }
 
 static enum hm_status hello_judge(const struct sim_ep *ep, const struct hm_node_id *id,
@@ -333,13 +333,13 @@ void sim_handshake_receive(struct sim_ep *ep, const struct packet *packet)
         sim_ep_end(ep, status);
         return;
     }
-    if (ep->state == EP_DIALING) hello_send(ep);
+    if (ep->state == EP_DIALING && !ep->token) sim_hello_send(ep);
     hm_timer_stop(node->net->loop, &ep->handshake);
     ep->state = EP_UP;
     ep->known = true;
     ep->credit_max = (size_t)credit;
     hm_world_trace(node->net->world, "up", node->number, id.byte[0]);
-    node->sink.up(node->sink.arg, &ep->base, &id, &hello);
+    node->sink.up(node->sink.arg, &ep->base, &id, ep->token ? NULL : &hello);
 }
 
 const struct hm_transport_ops hm_transport_sim = {
@@ -353,4 +353,5 @@ const struct hm_transport_ops hm_transport_sim = {
     .send = sim_send,
     .pull = sim_pull,
     .drop = sim_drop,
+    .fabric = &sim_fabric,
 };

@@ -1,6 +1,6 @@
 /* transport/transport.h - active messages between authenticated nodes: the second part of the seam.
  *
- * Providers: tcp (transport/tcp), ucx (a module, later), sim (sim/net.c).  All pass tests/conformance; a provider that fails
+ * Providers: tcp (transport/tcp), ucx (transport/ucx, a module), sim (sim/net.c).  All pass tests/conformance; a provider that fails
  * it does not exist.  Contract, for every provider:
  *   - nothing blocks; the sink and callbacks never run inside a call made by the user;
  *   - an endpoint is nobody until up() names its node; down() is the last word about it, and comes exactly once for every
@@ -62,6 +62,7 @@ struct hm_transport_caps {
     size_t eager_bytes_max;
 };
 struct hm_transport_sink {
+    /* hello NULL: an endpoint of a fabric; the control connection's said it all. */
     void (*up)(void *arg, struct hm_ep *ep, const struct hm_node_id *node, const struct hm_hello *hello);
     /* The header is valid until this returns.  The payload (in; never NULL, bytes may be 0) must be pulled or dropped, now or
      * later; the receiver chooses where to: a slab, pinned or on a GPU. */
@@ -80,7 +81,52 @@ struct hm_transport_conf {
     unsigned endpoints_max;
     size_t receive_bytes_max;     /* eager bytes a peer may have in flight to us: its credit */
     hm_ns handshake_max;          /* from connect or accept to up() */
-    void *world;                  /* sim: struct hm_world * */
+    void *world;                  /* the provider's own: sim: struct hm_world *, ucx: const struct hm_ucx_options * or NULL */
+};
+
+/* ---- endpoints of a fabric -------------------------------------------------------------------
+ *
+ * A fabric (ucx) has addresses that are opaque, only for those who are trusted already, and good for this incarnation of
+ * the transport alone; and it knows nobody's name.  So its endpoints are not dialled.  Two nodes that have an authenticated
+ * connection (the control connection, on tcp) exchange *offers* over it, and both make the endpoint from what they got:
+ *
+ *     A: offer(node B) -> ep, offer A   ------ control ----->   B: offer(node A) -> ep, offer B;  accept(ep, offer A)
+ *     A: accept(ep, offer B)            <----- control ------
+ *
+ * in any order, each side once.  up() comes when this side has accepted *and* has heard the other side over the fabric, so
+ * a fast path that does not carry (no route, a firewall) never comes up and goes down after handshake_max.  Afterwards it is
+ * an endpoint like any other: same sends, credit, announcements, same last word.
+ *
+ * Token:    drawn for each endpoint by the side that offers it; whatever arrives for it carries it.  What carries another one
+ *           (a stale peer's, a stranger's) is dropped unread and counted.
+ * Settings: text that must be the same on both sides (library version, segment sizes), since the wire of the fabric is not
+ *           the same otherwise; accept refuses another one.
+ * Life:     the control connection is the peer: when it goes down the user disconnects the fabric endpoint.  A fabric
+ *           endpoint that goes down by itself says only that the fast path is gone (HM_ERR_PEER_RESET or _UNREACHABLE).
+ *           Offers are secrets of the two nodes: they travel over the control connection only. */
+enum { HM_FABRIC_ADDRESS_BYTES_MAX = 2048, HM_FABRIC_SETTINGS_BYTES = 192 };
+enum { HM_FABRIC_OFFER_BYTES_MAX = HM_FABRIC_ADDRESS_BYTES_MAX + HM_FABRIC_SETTINGS_BYTES + 16 }; /* encoded */
+struct hm_fabric_offer {
+    uint64_t token; /* never 0 */
+    char settings[HM_FABRIC_SETTINGS_BYTES];
+    uint16_t address_bytes;
+    uint8_t address[HM_FABRIC_ADDRESS_BYTES_MAX];
+};
+void hm_fabric_offer_encode(const struct hm_fabric_offer *offer, struct hm_writer *writer);
+/* Total; HM_ERR_PEER_PROTOCOL for garbage.  What it holds is judged by accept. */
+HM_MUST_CHECK enum hm_status hm_fabric_offer_decode(const void *bytes, size_t byte_count, struct hm_fabric_offer *offer);
+
+struct hm_fabric_ops {
+    /* An endpoint to `node`, the other side of the control connection, and what that side must be told.  down() follows for
+     * it as for one of connect(): at the latest handshake_max from now, if it is not up by then.
+     * Errors:  HM_ERR_BUSY: endpoints_max.  HM_ERR_CANCELED: closing. */
+    HM_MUST_CHECK enum hm_status (*offer)(struct hm_transport *transport, const struct hm_node_id *node,
+                                          struct hm_fabric_offer *offer, struct hm_ep **ep);
+    /* The other side's offer has come.  Once for an endpoint.  On an error the endpoint is as it was: disconnect it.
+     * Errors:  HM_ERR_PEER_VERSION: other settings; a line says which.
+     *          HM_ERR_PEER_UNREACHABLE: there is no way to that address; a line.
+     *          HM_ERR_PEER_PROTOCOL: the offer is garbage. */
+    HM_MUST_CHECK enum hm_status (*accept)(struct hm_ep *ep, const struct hm_fabric_offer *theirs);
 };
 
 struct hm_transport_ops {
@@ -107,6 +153,9 @@ struct hm_transport_ops {
     /* into->bytes >= in->bytes; exactly in->bytes are written.  The inbound is gone after this call. */
     HM_MUST_CHECK enum hm_status (*pull)(struct hm_inbound *in, const struct hm_span *into, hm_wire_cb done, void *arg);
     void (*drop)(struct hm_inbound *in);
+    /* NULL: this provider's endpoints are dialled.  Not NULL: a fabric; connect may be HM_ERR_UNSUPPORTED, and there is no
+     * listening: address is HM_ERR_NOT_FOUND. */
+    const struct hm_fabric_ops *fabric;
 };
 extern const struct hm_transport_ops hm_transport_tcp;
 
