@@ -111,6 +111,7 @@ int hm_module_linear(struct hm_node *node, uint32_t in, uint32_t out, uint64_t s
                      struct hm_module **module);
 int hm_module_layer_norm(struct hm_node *node, uint32_t columns, struct hm_module **module);
 int hm_module_relu(struct hm_node *node, struct hm_module **module);
+/* After every tape that has used it; so too hm_remote_mixture_close. */
 void hm_module_close(struct hm_module *module);
 
 int hm_tape_open(struct hm_node *node, struct hm_tape **tape);

@@ -7,20 +7,27 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
-#include <spawn.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 enum { ARGUMENTS_MAX = 64 };
-extern char **environ;
+
+/* In the new process.  It ends with its parent, however that one ends: nobody else knows of it. */
+static _Noreturn void become(pid_t parent, int in, int out, char **argv)
+{
+    if (prctl(PR_SET_PDEATHSIG, SIGTERM) == 0 && getppid() == parent &&
+        dup2(in, STDIN_FILENO) >= 0 && dup2(out, STDOUT_FILENO) >= 0)
+        execv("/proc/self/exe", argv);
+    _exit(127);
+}
 
 enum hm_status child_start(struct child *child, const char *const *arguments)
 {
     int in[2], out[2];
     char *argv[ARGUMENTS_MAX + 2] = {(char *)"hivemind"};
-    posix_spawn_file_actions_t actions;
     for (unsigned i = 0; arguments[i]; i++) {
         HM_ASSERT(i < ARGUMENTS_MAX);
         argv[i + 1] = (char *)arguments[i];
@@ -33,18 +40,17 @@ enum hm_status child_start(struct child *child, const char *const *arguments)
         close(in[1]);
         return hm_fail(HM_ERR_NO_MEMORY, "no pipe for a process (%s)", strerror(errno));
     }
-    posix_spawn_file_actions_init(&actions);
-    posix_spawn_file_actions_adddup2(&actions, in[0], STDIN_FILENO);
-    posix_spawn_file_actions_adddup2(&actions, out[1], STDOUT_FILENO);
-    int failed = posix_spawn(&child->pid, "/proc/self/exe", &actions, NULL, argv, environ);
-    posix_spawn_file_actions_destroy(&actions);
+    pid_t parent = getpid();
+    child->pid = fork(); /* this process has one thread */
+    if (child->pid == 0) become(parent, in[0], out[1], argv);
+    int error = errno;
     close(in[0]);
     close(out[1]);
-    if (failed) {
+    if (child->pid < 0) {
         child->pid = 0;
         close(in[1]);
         close(out[0]);
-        return hm_fail(HM_ERR_STORAGE, "cannot start a process (%s)", strerror(failed));
+        return hm_fail(HM_ERR_NO_MEMORY, "cannot start a process (%s)", strerror(error));
     }
     child->in = in[1];
     child->out = out[0];

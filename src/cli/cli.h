@@ -39,8 +39,8 @@ extern const unsigned cli_host_option_count;
 /* Checks what is given against each other (CLI_USAGE), opens the node (CLI_FAILED); CLI_GO_ON: *node is open. */
 int cli_node_open(const struct cli_node_conf *conf, bool hosts, struct hm_node **node);
 
-/* SIGINT and SIGTERM, as a flag that any thread may look at and as something to wait for.  A second signal ends the process
- * at once.  Stop it before the node closes. */
+/* SIGINT and SIGTERM, as a flag that any thread may look at and as something to wait for.  A second
+ * signal ends the process at once.  Stop it before the node closes. */
 struct cli_stop;
 int cli_stop_start(struct hm_node *node, struct cli_stop **stop);
 bool cli_stop_asked(const struct cli_stop *stop);
@@ -58,5 +58,7 @@ void cli_progress_start(struct cli_progress *progress, uint64_t total);
 /* Draws if it is time; `text` is what follows the bar. */
 void cli_progress_show(struct cli_progress *progress, uint64_t done, const char *text);
 void cli_progress_end(struct cli_progress *progress, const char *text);
+/* Ends the line as it stands, before something else is printed. */
+void cli_progress_leave(struct cli_progress *progress);
 
 #endif

@@ -252,7 +252,8 @@ static double reference_of(const struct bench_conf *conf)
 static void print(const struct bench *bench)
 {
     const struct bench_conf *conf = bench->conf;
-    double rows = (double)conf->clients * conf->batches * conf->rows / bench->seconds;
+    double answered = (double)conf->clients * conf->batches - (double)bench->failed;
+    double rows = answered * conf->rows / bench->seconds;
     double calls = (double)bench->calls / bench->seconds, reference = reference_of(conf);
     if (conf->json) {
         struct hm_json json;

@@ -84,6 +84,10 @@ static enum hm_status check(const struct serve_conf *conf)
                        "name the experts to host, for example --experts 'ffn.[0:4].[0:4]'");
     if (!hm_expert_kind_find(conf->kind) || !hm_optimizer_find(conf->optimizer))
         return HM_ERR_INVALID;
+    if (conf->queue_rows_max < conf->batch_rows_max)
+        return hm_fail(HM_ERR_INVALID,
+                       "--queue-rows-max %u is less than one batch (--batch-rows-max %u)",
+                       conf->queue_rows_max, conf->batch_rows_max);
     char *list = strdup(conf->experts), *rest = list, *pattern;
     enum hm_status status = list ? HM_OK : HM_ERR_NO_MEMORY;
     while (!status && (pattern = strsep(&rest, ","))) {

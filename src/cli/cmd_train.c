@@ -9,6 +9,7 @@
 #include "moe/dataset.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,6 +25,8 @@ static const char usage[] =
     "kept for testing.  The model is linear, then --layers times (mixture of remote experts + "
     "residual, layer norm), then\n"
     "linear.  --hidden must be what the servers' experts have.\n";
+
+enum { EVALUATE_ROWS_MAX = 1024, EVALUATE_TRIES = 5 };
 
 struct train_conf {
     const char *data, *experts, *events;
@@ -79,8 +82,9 @@ struct training {
     int64_t *label;
     uint64_t step, rows, steps_failed;
     float loss, accuracy;
+    bool evaluated;
     unsigned experts_alive;
-    hm_ns looked, started;
+    hm_ns look_next, started;
 };
 
 /* ---- set-up ------------------------------------------------------------------------------------- */
@@ -154,27 +158,43 @@ static void next_batch(struct training *t)
     }
 }
 
-/* Accuracy on the rows kept for testing; tried again while a server has just died. */
+/* After a failed step or evaluation: servers that have just died need time to come back. */
+static void pause_after(struct training *t, unsigned failures)
+{
+    hm_ns end = cli_now() + (failures < 20 ? failures : 20) * 50 * HM_MS;
+    while (cli_now() < end && !cli_stop_asked(t->stop)) poll(NULL, 0, 10);
+}
+
+/* Accuracy on the rows kept for testing, so many at once that servers have room for them.  Each lot is
+ * tried again while a server has just died. */
 static enum hm_status evaluate(struct training *t)
 {
     uint32_t first = t->data.train_count, count = t->data.row_count - first;
-    enum hm_status status = HM_OK;
-    for (unsigned try = 0; try < 3; try++) {
+    uint64_t right = 0;
+    for (uint32_t at = 0; at < count;) {
+        uint32_t rows = count - at < EVALUATE_ROWS_MAX ? count - at : EVALUATE_ROWS_MAX;
+        const float *x = t->data.feature + (size_t)(first + at) * t->data.columns;
         struct model_step step;
-        status = model_run(&t->model, t->data.feature + (size_t)first * t->data.columns,
-                           t->data.label + first, count, 0, &step);
-        if (status) continue;
-        t->accuracy = (float)step.right / (float)count;
-        return HM_OK;
+        enum hm_status status = HM_ERR_INVALID;
+        for (unsigned try = 1; status && try <= EVALUATE_TRIES; try++) {
+            status = model_run(&t->model, x, t->data.label + first + at, rows, 0, &step);
+            if (status && try < EVALUATE_TRIES) pause_after(t, try);
+        }
+        if (status) return status;
+        right += step.right;
+        at += rows;
     }
-    return status;
+    t->accuracy = (float)((double)right / count);
+    t->evaluated = true;
+    return HM_OK;
 }
 
+/* Counts the live experts once a second; where a look takes long (a node that is gone is waited for) less
+ * often, so that training has at least three quarters of the time. */
 static void look_around(struct training *t)
 {
-    hm_ns now = cli_now();
-    if (t->looked && now - t->looked < HM_S) return;
-    t->looked = now;
+    hm_ns before = cli_now();
+    if (before < t->look_next) return;
     struct hm_swarm swarm;
     if (!hm_swarm_look(t->node, 500 * HM_MS, &swarm)) {
         t->experts_alive = 0;
@@ -185,6 +205,8 @@ static void look_around(struct training *t)
                     swarm.server[j].addrs.count > 0;
     }
     hm_swarm_fini(&swarm);
+    hm_ns took = cli_now() - before;
+    t->look_next = before + took + (3 * took > HM_S ? 3 * took : HM_S);
 }
 
 static double rows_per_second(const struct training *t)
@@ -196,11 +218,11 @@ static double rows_per_second(const struct training *t)
 static void report(struct training *t, struct cli_progress *progress, enum hm_status status)
 {
     struct hm_dispatch_stats stats;
-    char text[160];
+    char text[160], accuracy[16] = "-"; /* not known before the first epoch has ended */
     hm_dispatch_stats(t->node->dispatch, &stats);
-    snprintf(text, sizeof(text),
-             "loss %.3f  accuracy %.3f  %.0f rows/s  experts %u  calls failed %llu",
-             (double)t->loss, (double)t->accuracy, rows_per_second(t), t->experts_alive,
+    if (t->evaluated) snprintf(accuracy, sizeof(accuracy), "%.3f", (double)t->accuracy);
+    snprintf(text, sizeof(text), "loss %.3f  accuracy %s  %.0f rows/s  experts %u  failed %llu",
+             (double)t->loss, accuracy, rows_per_second(t), t->experts_alive,
              (unsigned long long)stats.calls_failed);
     cli_progress_show(progress, t->step, text);
     if (t->events)
@@ -247,6 +269,12 @@ static enum hm_status explain_shape(struct training *t)
                    t->conf->hidden);
 }
 
+static int give_up(struct cli_progress *progress, enum hm_status status)
+{
+    cli_progress_leave(progress);
+    return cli_fail(CLI_FAILED, status);
+}
+
 static int train(struct training *t, struct cli_progress *progress)
 {
     const struct train_conf *conf = t->conf;
@@ -264,27 +292,28 @@ static int train(struct training *t, struct cli_progress *progress)
             bool empty = status == HM_ERR_NOT_FOUND && t->step == 0;
             if (status == HM_ERR_SHAPE) status = explain_shape(t);
             if (empty || status == HM_ERR_SHAPE || ++failures == conf->failures_max)
-                return cli_fail(CLI_FAILED, status);
+                return give_up(progress, status);
+            pause_after(t, failures);
         } else {
             failures = 0;
             t->step++;
             t->rows += conf->batch;
             t->loss = t->step == 1 ? step.loss : 0.9f * t->loss + 0.1f * step.loss;
-            if (t->step % epoch_steps == 0 && (status = evaluate(t)))
-                return cli_fail(CLI_FAILED, status);
+            /* One that fails leaves the figure of the epoch before. */
+            if (t->step % epoch_steps == 0 && t->step < conf->steps) status = evaluate(t);
         }
         look_around(t);
         report(t, progress, status);
     }
     enum hm_status status = evaluate(t);
-    return status ? cli_fail(CLI_FAILED, status) : CLI_OK;
+    return status ? give_up(progress, status) : CLI_OK;
 }
 
 static void say_result(struct training *t, struct cli_progress *progress)
 {
     struct hm_dispatch_stats stats;
     char text[160];
-    t->looked = 0;
+    t->look_next = 0;
     look_around(t);
     hm_dispatch_stats(t->node->dispatch, &stats);
     double seconds = (double)(cli_now() - t->started) / 1e9;

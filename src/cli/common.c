@@ -18,6 +18,7 @@ int cli_parse(struct hm_options *options, const char *usage, int argc, char **ar
     enum hm_status status = hm_options_parse(options, argc, argv);
     if (options->help) {
         fputs(usage, stdout);
+        fputc('\n', stdout);
         hm_options_help(options, stdout);
         return CLI_OK;
     }

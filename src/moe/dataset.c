@@ -227,6 +227,12 @@ static enum hm_status split(struct reader *reader, uint64_t seed, double train_f
                        "%s has %" PRIu32
                        " rows; at least two are needed, to train on and to test on",
                        reader->path, data->row_count);
+    uint32_t row = 1;
+    while (row < data->row_count && data->label[row] == data->label[0]) row++;
+    if (row == data->row_count)
+        return hm_fail(HM_ERR_INVALID,
+                       "%s has the label %" PRId64 " in every row; there is nothing to tell apart",
+                       reader->path, data->label[0]);
     shuffle(data, seed);
     data->train_count = (uint32_t)((double)data->row_count * train_fraction);
     if (data->train_count < 1) data->train_count = 1;

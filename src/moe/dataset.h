@@ -27,7 +27,7 @@ struct hm_dataset {
  * and scales every feature by its largest magnitude in the training part (so non-negative ones lie
  * in [0, 1] there). Errors, each with a line that names the file and the line in it:
  * HM_ERR_NOT_FOUND (cannot be opened), HM_ERR_CORRUPT (damaged gzip), HM_ERR_INVALID (ragged, not a
- * number, label not an integer in [0, HM_DATASET_CLASSES_MAX), fewer than two rows),
+ * number, label not an integer in [0, HM_DATASET_CLASSES_MAX), fewer than two rows, one label only),
  * HM_ERR_TOO_BIG, HM_ERR_NO_MEMORY. */
 HM_MUST_CHECK enum hm_status hm_dataset_load(const char *path, uint64_t seed, double train_fraction,
                                              struct hm_dataset *dataset);

@@ -134,7 +134,7 @@ enum hm_status hm_expert_server_host(struct hm_expert_server *server, const stru
         return hm_fail(HM_ERR_INVALID, "expert %s is named twice; name each expert once",
                        uid->text);
     if (server->hosted.count == server->conf.experts_max)
-        return hm_fail(HM_ERR_TOO_BIG, "more than %u experts on one server; raise --experts-max",
+        return hm_fail(HM_ERR_TOO_BIG, "more than %u experts on one server; host the rest on another",
                        server->conf.experts_max);
     struct hm_hosted *hosted = calloc(1, sizeof(*hosted));
     if (!hosted) return HM_ERR_NO_MEMORY;

@@ -25,7 +25,7 @@ struct hm_expert_server_conf {
     struct hm_buf_pool *buffers;
     struct hm_metrics *metrics;      /* NULL: none */
     const struct hm_topo_plan *plan; /* lanes; copied */
-    const char *checkpoint_dir;      /* NULL: nothing is saved */
+    const char *checkpoint_dir;      /* NULL: nothing is saved; the caller keeps it alive */
     uint32_t batch_rows_max;         /* of every pool */
     uint32_t queue_rows_max;         /* of every pool */
     uint32_t calls_max;              /* requests being served at once */

@@ -124,6 +124,7 @@ static void an_empty_or_missing_file_is_refused(void **state)
     refused("", HM_ERR_INVALID, "0 rows");
     refused("\n# nothing\n", HM_ERR_INVALID, "0 rows");
     refused("1,2,0\n", HM_ERR_INVALID, "at least two");
+    refused("1,2,7\n3,4,7\n5,6,7\n", HM_ERR_INVALID, "the label 7 in every row");
     struct hm_dataset data;
     assert_status(hm_dataset_load("/nonexistent/x.csv", 1, 0.8, &data), HM_ERR_NOT_FOUND);
     assert_non_null(strstr(hm_fail_line(), "/nonexistent/x.csv"));
