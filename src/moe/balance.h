@@ -3,8 +3,7 @@
  *
  *   loss = sum over d of size_d * sum over i of f_di * p_di
  *   f_di  fraction of the chosen experts whose coordinate d is i (no gradient)
- *   p_di  mean over rows of softmax(logits_d)_i (carries the gradient; in the reference both are
- *   constants)
+ *   p_di  mean over rows of softmax(logits_d)_i (has the gradient; the reference's is constant)
  * It is dim_count when the load is even, and larger otherwise.  Pure. */
 #ifndef HM_MOE_BALANCE_H
 #define HM_MOE_BALANCE_H

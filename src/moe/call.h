@@ -2,14 +2,14 @@
  *
  * One call carries each input row once, and parts: (expert, rows).  Request:
  *
- *   header   u8 version, u8 pass, u8 codec, u8 priority, schema of x, u32 row_count, u16
- *   part_count, u32 table_bytes,
- *            u64 incarnation (of the client, drawn at its start), u64 sequence (of the call; grows)
- *   payload  part table, zero-padded to 64 bytes | x rows | for backward: dy rows (as many as x
- *   rows) table    a part: string uid, u8 flags, u32 row_count, zeros up to a multiple of 4 bytes
- *   from the table's start, then either
- *            u32 first (contiguous) or u32 index[row_count], and for backward with HM_PART_SCALED
- *            f32 scale[row_count]: dy of the part's row i is scale[i] * dy[index[i]]
+ *   header   u8 version, u8 pass, u8 codec, u8 priority, schema of x, u32 row_count,
+ *            u16 part_count, u32 table_bytes, u64 incarnation (of the client, drawn at its start),
+ *            u64 sequence (of the call; grows)
+ *   payload  part table, zero-padded to 64 bytes | x rows | for backward: dy rows (as many)
+ *   table    a part: string uid, u8 flags, u32 row_count, zeros up to a multiple of 4 bytes from the
+ *            table's start, then either u32 first (contiguous) or u32 index[row_count], and for
+ *            backward with HM_PART_SCALED f32 scale[row_count]: dy of the part's row i is
+ *            scale[i] * dy[index[i]]
  *
  * A backward names an expert in one part only: it is remembered by (client, sequence) and expert, so
  * that a second part to the same expert is a duplicate.

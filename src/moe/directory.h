@@ -2,14 +2,13 @@
  *
  * Two record kinds (architecture, section 6):
  *   expert record   dictionary "expert:<prefix>" ("ffn." or "ffn.3."), entry (server, child
- *   coordinate as decimal text):
- *                   this server has live experts under that child.  Also dictionary "experts:",
- *                   entry (server, name): the names in the swarm, with their number of dimensions.
- *                   Life 10 min, re-declared every 2 min and when they change.
+ *                   coordinate as decimal text): this server has live experts under that child.
+ *                   Also dictionary "experts:", entry (server, name): the names in the swarm, with
+ *                   their number of dimensions.  Life 10 min, re-declared every 2 min and when they
+ *                   change.
  *   server record   dictionary "server:<node id>", one entry by that node: addresses, expert count,
- *   load, versions, codecs.
- *                   Life 60 s, re-declared every 30 s.  A server whose record has expired is dead,
- *                   whatever its expert records say.
+ *                   load, versions, codecs.  Life 60 s, re-declared every 30 s.  A server whose
+ *                   record has expired is dead, whatever its expert records say.
  * Raw keys are those strings; an owner speaks only for himself, because records are signed.
  *
  * Answers and misses are cached (until 5 s before expiry; misses negative_cache_max), for all rows

@@ -1,10 +1,11 @@
 /* moe/directory_records.c - what the directory stores in the DHT, byte by byte.
  *
- *   expert record   key "expert:<prefix>", subkey the child's coordinate as decimal text; value u8
- *   version, u32 experts under it name record     key "experts:", subkey the name; value u8
- *   version, u8 dimensions server record   key "server:<node id in hex>", subkey "self"; value u8
- *   version, string version, addresses, u32 experts,
- *                   u32 rows queued, u32 rows a second, u64 codecs, u64 started (wall clock)
+ *   expert record   key "expert:<prefix>", subkey the child's coordinate as decimal text;
+ *                   value u8 version, u32 experts under it
+ *   name record     key "experts:", subkey the name; value u8 version, u8 dimensions
+ *   server record   key "server:<node id in hex>", subkey "self"; value u8 version, string version,
+ *                   addresses, u32 experts, u32 rows queued, u32 rows a second, u64 codecs,
+ *                   u64 started (wall clock)
  *
  * Failure modes: a record that does not read is skipped by readers and refused by the validators,
  *                which every DHT node of the swarm runs.  A server record is only taken under the

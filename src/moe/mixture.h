@@ -1,14 +1,14 @@
 /* moe/mixture.h - a layer whose experts live on other machines.
  *
- *   logits = gate(x)                       the caller's: any function hidden -> sum of the grid's
- *   sizes chosen = k best live experts of a row   (beam.h)
- *   y_e    = expert e's answer              (dispatch.h); those that fail or are late are masked
- *   out w      = softmax over a row's survivors of the summed logits
+ *   logits = gate(x)              the caller's: any function hidden -> sum of the grid's sizes
+ *   chosen = k best live experts  of every row (beam.h)
+ *   y_e    = expert e's answer    (dispatch.h); those that fail or are late are masked out
+ *   w      = softmax              over a row's survivors, of their summed logits
  *   y      = sum of w_e * y_e
- * Backward: expert e gets w_e * dy (each row sent once a server, scaled there); dx = sum of what
- *           they answer; the gate's
- * gradient goes through the softmax.  An expert that fails in backward counts as a constant: no dx
- * from it, its share of the gate's gradient stays, because y_e is known.
+ *
+ * Backward: expert e gets w_e * dy (each row sent once a server, scaled there); dx = sum of what they
+ * answer; the gate's gradient goes through the softmax.  An expert that fails in backward counts as
+ * a constant: no dx from it, its share of the gate's gradient stays, because y_e is known.
  *
  * Thread: loop; callbacks never run inside a call made by the user.
  * Memory: an op keeps its buffers from one pass to the next; they grow to the largest batch and

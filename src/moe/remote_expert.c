@@ -1,14 +1,13 @@
 /* moe/remote_expert.c - one expert by name.
  *
- *   find:               children of its prefix ──► its server's addresses ──► HM_METHOD_EXPERT_INFO
- *   ──► cb forward, backward:  children of its prefix ──► dispatch, one part with all rows ──► cb
+ *   find:               children of its prefix ──► its server's addresses ──► info ──► cb
+ *   forward, backward:  children of its prefix ──► dispatch, one part with all rows ──► cb
  *
  * Happy path:    the directory answers from its cache, so a pass costs one turn and one call.
  * Failure modes: nobody serves it: HM_ERR_NOT_FOUND.  A failed call teaches the directory as
  *                dispatch does, so the next operation finds another server or says that there is
  *                none.
- * Invariants:    the output is written on success only: answers lie in a pooled buffer until then.
- *                */
+ * Invariants:    the output is written on success only: answers lie in a pooled buffer until then. */
 #include "moe/remote_expert.h"
 
 #include "base/assert.h"

@@ -1,5 +1,5 @@
-/* moe/uid.h - names of experts: `name.i.j…`, as in the Python hivemind: ^[^.]+(\.(0|[1-9][0-9]*))+$
- * .
+/* moe/uid.h - names of experts: `name.i.j…`, as in the Python hivemind:
+ * ^[^.]+(\.(0|[1-9][0-9]*))+$
  *
  * A prefix ends with a dot ("ffn.3."); a pattern has ranges, end exclusive ("ffn.[0:4].[0:4]"). */
 #ifndef HM_MOE_UID_H

@@ -7,7 +7,7 @@
 #include <math.h>
 #include <stdio.h>
 
-/* ---- nodes ------------------------------------------------------------------------------------------------------ */
+/* ---- nodes ----------------------------------------------------------------------------------- */
 
 static void set_flag(void *arg)
 {
@@ -97,7 +97,7 @@ static void node_close(struct moe_node *node)
     hm_identity_destroy(node->identity);
 }
 
-/* ---- the server's experts --------------------------------------------------------------------------------------- */
+/* ---- the server's experts -------------------------------------------------------------------- */
 
 static void coefficients(const struct hm_uid *uid, float *a, float *b)
 {
@@ -343,7 +343,7 @@ static void handle_info(void *arg, struct hm_request *request, const void *heade
     hm_request_reply(request, true, HM_OK, bytes, hm_writer_count(&writer), NULL, 0);
 }
 
-/* ---- servers ---------------------------------------------------------------------------------------------------- */
+/* ---- servers --------------------------------------------------------------------------------- */
 
 static struct hm_method methods[MOE_SERVERS_MAX][2];
 
@@ -489,7 +489,7 @@ void moe_swarm_close(struct moe_swarm *swarm)
     hm_world_destroy(swarm->world);
 }
 
-/* ---- passes ----------------------------------------------------------------------------------------------------- */
+/* ---- passes ---------------------------------------------------------------------------------- */
 
 void moe_conf(struct moe_swarm *swarm, struct hm_mixture_conf *conf)
 {
@@ -590,7 +590,7 @@ enum hm_status moe_choose(struct moe_pass *pass)
     return pass->result.status;
 }
 
-/* ---- the direct computation ------------------------------------------------------------------------------------- */
+/* ---- the direct computation ------------------------------------------------------------------ */
 
 struct direct {
     struct hm_uid uid[64];

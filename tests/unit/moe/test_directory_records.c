@@ -96,15 +96,25 @@ static void every_prefix_of_every_expert_is_declared_once(void **state)
     hm_declaration_fini(&declaration);
 }
 
-static void a_withdrawal_is_over_in_a_second(void **state)
+static void a_withdrawal_ends_the_expert_records_and_leaves_a_server_without_addresses(void **state)
 {
     (void)state;
     static const char *const uid[] = {"ffn.0.0"};
-    struct hm_server_info info;
+    struct hm_server_info info, back;
     describe(&info);
     struct hm_declaration declaration = declare(uid, 1, &info, true);
-    for (unsigned i = 0; i < declaration.count; i++)
-        assert_true(declaration.record[i].expires_wall_ns == 1000 + (int64_t)HM_S);
+    for (unsigned i = 0; i < declaration.count; i++) {
+        const struct hm_record *record = &declaration.record[i];
+        assert_ok(judge(record));
+        if (record->schema != HM_SCHEMA_SERVER) {
+            assert_true(record->expires_wall_ns == 1000 + (int64_t)HM_S);
+            continue;
+        }
+        /* It lives on, so that those who remember the server see that it has gone. */
+        assert_true(record->expires_wall_ns == 1000 + (int64_t)HM_DIRECTORY_SERVER_LIFE);
+        assert_true(hm_directory_server_decode(record, &back));
+        assert_int_equal(back.addrs.count, 0);
+    }
     hm_declaration_fini(&declaration);
 }
 
@@ -220,7 +230,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_prefix_of_every_expert_is_declared_once),
-        cmocka_unit_test(a_withdrawal_is_over_in_a_second),
+        cmocka_unit_test(
+            a_withdrawal_ends_the_expert_records_and_leaves_a_server_without_addresses),
         cmocka_unit_test(as_many_addresses_as_fit_are_declared),
         cmocka_unit_test(nobody_fills_the_dictionary_of_another_server),
         cmocka_unit_test(what_nobody_declares_is_refused),
