@@ -2,6 +2,7 @@
 
 The line is the only one on stderr, begins with "hivemind: ", and names what is in `words`.  Exit code 2 is for what is
 wrong on the command line itself, 1 for the rest."""
+
 import gzip
 import os
 import re
@@ -37,13 +38,50 @@ def serve(experts, *arguments):
 
 def usage(lab):
     join = f'hm://{"0" * 63}1@127.0.0.1:1'
-    for pattern in ('ffn', 'ffn.', '.0', 'ffn.01', 'ffn..1', 'ffn.-1', 'ffn.0x1', 'ffn.0 1', 'ffn.[0:4', 'ffn.[4:0]', 'ffn.[2:2]', 'ffn.[:4]',
-                    'ffn.[0:1:2]', 'ffn.99999999999999999999', 'ffn.[0:4294967296].[0:4294967296]', 'ffn.0,', ',ffn.0', '', 'a' * 500 + '.0'):
+    for pattern in (
+        'ffn',
+        'ffn.',
+        '.0',
+        'ffn.01',
+        'ffn..1',
+        'ffn.-1',
+        'ffn.0x1',
+        'ffn.0 1',
+        'ffn.[0:4',
+        'ffn.[4:0]',
+        'ffn.[2:2]',
+        'ffn.[:4]',
+        'ffn.[0:1:2]',
+        'ffn.99999999999999999999',
+        'ffn.[0:4294967296].[0:4294967296]',
+        'ffn.0,',
+        ',ffn.0',
+        '',
+        'a' * 500 + '.0',
+    ):
         shown = pattern if 0 < len(pattern) < 30 else ''
-        refused(lab, USAGE, f'malformed uid or pattern {pattern[:40]!r}', serve(pattern), shown.strip() if ',' not in shown else '', 'a pattern looks like')
+        refused(
+            lab,
+            USAGE,
+            f'malformed uid or pattern {pattern[:40]!r}',
+            serve(pattern),
+            shown.strip() if ',' not in shown else '',
+            'a pattern looks like',
+        )
         if not pattern.startswith(','):  # servers take lists; for a grid that comma is part of a name
-            refused(lab, USAGE, f'malformed grid {pattern[:40]!r}', ['train', '--join', join, '--experts', pattern, '--data', DIGITS])
-    refused(lab, USAGE, 'a grid that does not start at 0', ['train', '--join', join, '--experts', 'ffn.[1:4]', '--data', DIGITS], 'ffn.[1:4]')
+            refused(
+                lab,
+                USAGE,
+                f'malformed grid {pattern[:40]!r}',
+                ['train', '--join', join, '--experts', pattern, '--data', DIGITS],
+            )
+    refused(
+        lab,
+        USAGE,
+        'a grid that does not start at 0',
+        ['train', '--join', join, '--experts', 'ffn.[1:4]', '--data', DIGITS],
+        'ffn.[1:4]',
+    )
     refused(lab, USAGE, 'no experts to serve', ['serve', '--new-swarm'], '--experts')
     refused(lab, USAGE, 'an unknown kind', serve('ffn.0', '--kind', 'fnn'), 'fnn', 'ffn')
     refused(lab, USAGE, 'an unknown optimizer', serve('ffn.0', '--optimizer', 'adamm'), 'adamm', 'adam')
@@ -55,59 +93,123 @@ def usage(lab):
     refused(lab, USAGE, 'an argument that is no option', ['status', '--join', join, 'extra'], 'extra', '--help')
     refused(lab, USAGE, 'an option without its value', ['serve', '--new-swarm', '--experts'], '--experts')
     refused(lab, USAGE, 'an option given twice', ['status', '--join', join, '--join', join], '--join', 'twice')
-    for option, value in (('--rate', 'fast'), ('--rate', '-1'), ('--rate', 'nan'), ('--batch-rows-max', '0'), ('--batch-rows-max', '1e99'),
-                          ('--seed', '12x'), ('--save-interval', '10'), ('--memory', '2Q'), ('--memory', '1'), ('--log', 'loud')):
+    for option, value in (
+        ('--rate', 'fast'),
+        ('--rate', '-1'),
+        ('--rate', 'nan'),
+        ('--batch-rows-max', '0'),
+        ('--batch-rows-max', '1e99'),
+        ('--seed', '12x'),
+        ('--save-interval', '10'),
+        ('--memory', '2Q'),
+        ('--memory', '1'),
+        ('--log', 'loud'),
+    ):
         refused(lab, USAGE, f'{option} {value}', serve('ffn.0', option, value), option, value)
     refused(lab, USAGE, 'a wrong variable', serve('ffn.0'), 'HM_RATE', 'quick', environment={'HM_RATE': 'quick'})
     refused(lab, FAILED, 'a device that is not here', serve('ffn.0', '--device', 'abacus'), 'abacus', 'cpu')
 
     config = lab.write('config', 'rate = 0.1\nhiden = 3\n')
-    refused(lab, USAGE, 'an unknown name in a file of options', serve('ffn.0', '--config', config), f'{config}:2', 'hiden')
-    refused(lab, USAGE, 'a file of options that is not there', serve('ffn.0', '--config', '/nonexistent/file'), '/nonexistent/file')
+    refused(
+        lab,
+        USAGE,
+        'an unknown name in a file of options',
+        serve('ffn.0', '--config', config),
+        f'{config}:2',
+        'hiden',
+    )
+    refused(
+        lab,
+        USAGE,
+        'a file of options that is not there',
+        serve('ffn.0', '--config', '/nonexistent/file'),
+        '/nonexistent/file',
+    )
 
     refused(lab, USAGE, 'neither --join nor --new-swarm', ['serve', '--experts', 'ffn.0'], '--join', '--new-swarm')
-    refused(lab, USAGE, 'both --join and --new-swarm', ['dht', '--new-swarm', '--join', join], '--join', '--new-swarm')
+    refused(
+        lab, USAGE, 'both --join and --new-swarm', ['dht', '--new-swarm', '--join', join], '--join', '--new-swarm'
+    )
     refused(lab, USAGE, 'status of no swarm', ['status'], '--join')
-    for line in ('', 'hello', 'http://example.org', 'hm://', f'hm://{"0" * 64}', f'hm://{"0" * 63}@127.0.0.1:1', f'hm://{"g" * 64}@127.0.0.1:1',
-                 f'hm://{"0" * 64}@', f'hm://{"0" * 64}@127.0.0.1', f'hm://{"0" * 64}@127.0.0.1:0', f'hm://{"0" * 64}@127.0.0.1:65536',
-                 f'hm://{"0" * 64}@::1:4242', f'hm://{"0" * 64}@127.0.0.1:1?sworm=a', f'hm://{"0" * 64}@127.0.0.1:1?swarm=', 'hm://' + 'x' * 5000):
+    for line in (
+        '',
+        'hello',
+        'http://example.org',
+        'hm://',
+        f'hm://{"0" * 64}',
+        f'hm://{"0" * 63}@127.0.0.1:1',
+        f'hm://{"g" * 64}@127.0.0.1:1',
+        f'hm://{"0" * 64}@',
+        f'hm://{"0" * 64}@127.0.0.1',
+        f'hm://{"0" * 64}@127.0.0.1:0',
+        f'hm://{"0" * 64}@127.0.0.1:65536',
+        f'hm://{"0" * 64}@::1:4242',
+        f'hm://{"0" * 64}@127.0.0.1:1?sworm=a',
+        f'hm://{"0" * 64}@127.0.0.1:1?swarm=',
+        'hm://' + 'x' * 5000,
+    ):
         refused(lab, USAGE, f'wrong join line {line[:24]!r}...{line[-20:]!r}', ['status', '--join', line])
     for listen in ('127.0.0.1', '127.0.0.1:x', '127.0.0.1:65536', '::1:80', '[::1', ':', 'a b:1'):
         refused(lab, USAGE, f'--listen {listen}', ['dht', '--new-swarm', '--listen', listen], listen)
-    refused(lab, USAGE, "a swarm's name with a space", ['dht', '--new-swarm', '--listen', '127.0.0.1:0', '--swarm', 'a b'], 'a b')
+    refused(
+        lab,
+        USAGE,
+        "a swarm's name with a space",
+        ['dht', '--new-swarm', '--listen', '127.0.0.1:0', '--swarm', 'a b'],
+        'a b',
+    )
     refused(lab, USAGE, 'no data file', ['train', '--join', join], '--data')
-    refused(lab, USAGE, '--k-min over --k-best', ['train', '--join', join, '--data', DIGITS, '--k-best', '2', '--k-min', '3'], '--k-min',
-            '--k-best')
+    refused(
+        lab,
+        USAGE,
+        '--k-min over --k-best',
+        ['train', '--join', join, '--data', DIGITS, '--k-best', '2', '--k-min', '3'],
+        '--k-min',
+        '--k-best',
+    )
 
 
 def addresses(lab):
     taken = socket.create_server(('127.0.0.1', 0))
     port = taken.getsockname()[1]
-    refused(lab, FAILED, 'a port in use', ['dht', '--new-swarm', '--listen', f'127.0.0.1:{port}'], str(port), 'port')
-    refused(lab, FAILED, 'an address that is not ours', ['dht', '--new-swarm', '--listen', '192.0.2.1:0'], '192.0.2.1')
+    refused(
+        lab, FAILED, 'a port in use', ['dht', '--new-swarm', '--listen', f'127.0.0.1:{port}'], str(port), 'port'
+    )
+    refused(
+        lab, FAILED, 'an address that is not ours', ['dht', '--new-swarm', '--listen', '192.0.2.1:0'], '192.0.2.1'
+    )
     taken.close()
 
 
 def data_files(lab, join):
     def train(path):
         return ['train', '--join', join, '--experts', 'ffn.[0:2]', '--hidden', HIDDEN, '--data', path, '--steps', 2]
+
     rows = ''.join(f'{i},{i + 1},{i % 3}\n' for i in range(40))
     packed = gzip.compress(rows.encode() * 100)
-    refused(lab, FAILED, 'a data file that is not there', train('/nonexistent/digits.csv'), '/nonexistent/digits.csv')
+    refused(
+        lab, FAILED, 'a data file that is not there', train('/nonexistent/digits.csv'), '/nonexistent/digits.csv'
+    )
     refused(lab, FAILED, 'a folder instead of a data file', train(lab.folder), lab.folder)
     for what, name, content, words in (
-            ('an empty data file', 'empty.csv', '', ['empty.csv']),
-            ('a ragged data file', 'ragged.csv', rows[:30] + '1,2,3,1\n' + rows, ['ragged.csv']),
-            ('a word among the numbers', 'word.csv', rows + 'one,2,1\n', ['word.csv', '41']),
-            ('a label that is no whole number', 'label.csv', rows + '1,2,0.5\n', ['label.csv', '41']),
-            ('a label below 0', 'below.csv', rows + '1,2,-1\n', ['below.csv', '41']),
-            ('a number that is none', 'nan.csv', rows + 'nan,2,1\n', ['nan.csv', '41']),
-            ('a row that misses its last value', 'short.csv', rows + '1,2\n', ['short.csv', '41']),
-            ('one column only', 'column.csv', '1\n2\n3\n', ['column.csv']),
-            ('one row only', 'row.csv', '1,2,1\n', ['row.csv']),
-            ('random bytes', 'bytes.csv', os.urandom(4096), ['bytes.csv']),
-            ('a gzip file that is cut', 'cut.csv.gz', packed[:len(packed) // 2], ['cut.csv.gz']),
-            ('a gzip file with a wrong byte', 'wrong.csv.gz', packed[:40] + bytes([packed[40] ^ 255]) + packed[41:], ['wrong.csv.gz'])):
+        ('an empty data file', 'empty.csv', '', ['empty.csv']),
+        ('a ragged data file', 'ragged.csv', rows[:30] + '1,2,3,1\n' + rows, ['ragged.csv']),
+        ('a word among the numbers', 'word.csv', rows + 'one,2,1\n', ['word.csv', '41']),
+        ('a label that is no whole number', 'label.csv', rows + '1,2,0.5\n', ['label.csv', '41']),
+        ('a label below 0', 'below.csv', rows + '1,2,-1\n', ['below.csv', '41']),
+        ('a number that is none', 'nan.csv', rows + 'nan,2,1\n', ['nan.csv', '41']),
+        ('a row that misses its last value', 'short.csv', rows + '1,2\n', ['short.csv', '41']),
+        ('one column only', 'column.csv', '1\n2\n3\n', ['column.csv']),
+        ('one row only', 'row.csv', '1,2,1\n', ['row.csv']),
+        ('random bytes', 'bytes.csv', os.urandom(4096), ['bytes.csv']),
+        ('a gzip file that is cut', 'cut.csv.gz', packed[: len(packed) // 2], ['cut.csv.gz']),
+        (
+            'a gzip file with a wrong byte',
+            'wrong.csv.gz',
+            packed[:40] + bytes([packed[40] ^ 255]) + packed[41:],
+            ['wrong.csv.gz'],
+        ),
+    ):
         refused(lab, FAILED, what, train(lab.write(name, content)), *words)
 
 
@@ -119,22 +221,70 @@ def swarms(lab, server):
     free.close()
     node = server.join[5:69]
     other = ('1' if node[0] == '0' else '0') + node[1:]
-    refused(lab, FAILED, 'a dead join line', ['status', '--join', f'hm://{node}@127.0.0.1:{dead}', '--join-timeout', '2s'], str(dead), 'nobody answers', 'join line')
-    refused(lab, FAILED, 'a join line with another node id', ['status', '--join', f'hm://{other}@{host}:{port}', '--join-timeout', '2s'],
-            str(port), 'is not the one that the join line names')
+    refused(
+        lab,
+        FAILED,
+        'a dead join line',
+        ['status', '--join', f'hm://{node}@127.0.0.1:{dead}', '--join-timeout', '2s'],
+        str(dead),
+        'nobody answers',
+        'join line',
+    )
+    refused(
+        lab,
+        FAILED,
+        'a join line with another node id',
+        ['status', '--join', f'hm://{other}@{host}:{port}', '--join-timeout', '2s'],
+        str(port),
+        'is not the one that the join line names',
+    )
     silent = socket.create_server(('127.0.0.1', 0))
     mute = silent.getsockname()[1]
-    refused(lab, FAILED, 'a join line to something that does not answer', ['status', '--join', f'hm://{node}@127.0.0.1:{mute}', '--join-timeout', '1s'],
-            str(mute))
-    refused(lab, FAILED, 'a server that cannot join', ['serve', '--join', f'hm://{node}@127.0.0.1:{mute}', '--join-timeout', '1s', '--listen',
-                                                      '127.0.0.1:0', '--experts', 'ffn.0'], str(mute))
+    refused(
+        lab,
+        FAILED,
+        'a join line to something that does not answer',
+        ['status', '--join', f'hm://{node}@127.0.0.1:{mute}', '--join-timeout', '1s'],
+        str(mute),
+    )
+    refused(
+        lab,
+        FAILED,
+        'a server that cannot join',
+        [
+            'serve',
+            '--join',
+            f'hm://{node}@127.0.0.1:{mute}',
+            '--join-timeout',
+            '1s',
+            '--listen',
+            '127.0.0.1:0',
+            '--experts',
+            'ffn.0',
+        ],
+        str(mute),
+    )
     silent.close()
     meeting = lab.dht()
-    refused(lab, FAILED, 'training in an empty swarm', lab.train_arguments(meeting.join, 'ffn.[0:2]', '--steps', 2), 'ffn')
+    refused(
+        lab,
+        FAILED,
+        'training in an empty swarm',
+        lab.train_arguments(meeting.join, 'ffn.[0:2]', '--steps', 2),
+        'ffn',
+    )
     check(lab.status(meeting.join)['experts'] == [], 'status of an empty swarm has no experts, and is no error')
-    refused(lab, FAILED, 'a grid that nobody serves', lab.train_arguments(server.join, 'fnn.[0:2]', '--steps', 2), 'fnn')
-    refused(lab, FAILED, 'shapes that do not fit: --hidden other than the experts', lab.train_arguments(
-        server.join, 'ffn.[0:2]', '--steps', 2, hidden=HIDDEN * 2), str(HIDDEN), '--hidden')
+    refused(
+        lab, FAILED, 'a grid that nobody serves', lab.train_arguments(server.join, 'fnn.[0:2]', '--steps', 2), 'fnn'
+    )
+    refused(
+        lab,
+        FAILED,
+        'shapes that do not fit: --hidden other than the experts',
+        lab.train_arguments(server.join, 'ffn.[0:2]', '--steps', 2, hidden=HIDDEN * 2),
+        str(HIDDEN),
+        '--hidden',
+    )
 
 
 def outputs(lab, join):
@@ -143,13 +293,31 @@ def outputs(lab, join):
     refused(lab, FAILED, 'an events file that exists', [*train, '--events', kept], kept, '--events')
     with open(kept, encoding='ascii') as file:
         check(file.read() == 'precious\n', 'and it is not overwritten')
-    refused(lab, FAILED, 'an events file in no folder', [*train, '--events', lab.path('no', 'events')], lab.path('no', 'events'))
+    refused(
+        lab,
+        FAILED,
+        'an events file in no folder',
+        [*train, '--events', lab.path('no', 'events')],
+        lab.path('no', 'events'),
+    )
 
 
 def states(lab):
     kept = lab.write('file', 'precious\n')
-    refused(lab, FAILED, 'a state folder below a file', ['dht', '--new-swarm', '--listen', '127.0.0.1:0', '--state', kept + '/state'], kept)
-    refused(lab, FAILED, 'a state folder that is a file', ['dht', '--new-swarm', '--listen', '127.0.0.1:0', '--state', kept], kept)
+    refused(
+        lab,
+        FAILED,
+        'a state folder below a file',
+        ['dht', '--new-swarm', '--listen', '127.0.0.1:0', '--state', kept + '/state'],
+        kept,
+    )
+    refused(
+        lab,
+        FAILED,
+        'a state folder that is a file',
+        ['dht', '--new-swarm', '--listen', '127.0.0.1:0', '--state', kept],
+        kept,
+    )
 
     state = lab.path('state')
     server = lab.serve('ffn.[0:2]', state=state)
@@ -160,7 +328,11 @@ def states(lab):
     check(len([name for name in files if name.endswith('.h5')]) == 2, 'it has left its checkpoints', list(files))
 
     for option, value in (('--hidden', HIDDEN * 2), ('--optimizer', 'sgd'), ('--kind', 'nop')):
-        arguments = [argument for argument in serve('ffn.[0:2]', '--state', state) if option != '--hidden' or argument not in ('--hidden', HIDDEN)]
+        arguments = [
+            argument
+            for argument in serve('ffn.[0:2]', '--state', state)
+            if option != '--hidden' or argument not in ('--hidden', HIDDEN)
+        ]
         refused(lab, FAILED, f'checkpoints of another {option[2:]}', [*arguments, option, value], state, str(value))
     check(contents(state) == files, 'no checkpoint is overwritten')
 
@@ -202,7 +374,11 @@ def full_disk(lab):
     code = second.terminate()
     lines = [line for line in second.err.splitlines() if line.startswith('hivemind: ')]
     check(code == 1, 'a full disk: the server that could not save exits with 1', (code, second.err))
-    check(len(lines) == 1 and state in lines[0] and 'full' in lines[0], 'one line says what could not be written, and why', second.err)
+    check(
+        len(lines) == 1 and state in lines[0] and 'full' in lines[0],
+        'one line says what could not be written, and why',
+        second.err,
+    )
     check(contents(state) == before, 'what was saved before is untouched, and nothing half-written is left')
     third = lab.serve('ffn.0', state=state)
     check(third.start['restored_step'] == checkpoints(state)['ffn.0'][0], 'and can still be restored', third.start)
@@ -222,13 +398,23 @@ def full_tmpfs(lab):
         return
     server = lab.serve('ffn.0', '--save-interval', '300ms', state=os.path.join(mount, 'state'), inside=inside)
     lab.train(server.join, 'ffn.[0:1]', '--k-best', 1, '--steps', 20)
-    check(server.running() and lab.train(server.join, 'ffn.[0:1]', '--k-best', 1, '--steps', 5)['steps_failed'] == 0,
-          'a full disk does not keep a server from serving')
+    check(
+        server.running() and lab.train(server.join, 'ffn.[0:1]', '--k-best', 1, '--steps', 5)['steps_failed'] == 0,
+        'a full disk does not keep a server from serving',
+    )
     folder = f'/proc/{server.pid}/root{mount}/state/experts/ffn.0'
-    until(lambda: not [name for name in os.listdir(folder) if name.endswith('.tmp')], 'unfinished files are removed', 5 * SLOW)
+    until(
+        lambda: not [name for name in os.listdir(folder) if name.endswith('.tmp')],
+        'unfinished files are removed',
+        5 * SLOW,
+    )
     code = server.terminate()
     lines = [line for line in server.err.splitlines() if line.startswith('hivemind: ')]
-    check(code == 1 and len(lines) == 1 and mount in lines[0], 'and at the end it exits with 1 and one line', (code, server.err))
+    check(
+        code == 1 and len(lines) == 1 and mount in lines[0],
+        'and at the end it exits with 1 and one line',
+        (code, server.err),
+    )
 
 
 def test(lab):
@@ -241,7 +427,10 @@ def test(lab):
     states(lab)
     full_disk(lab)
     full_tmpfs(lab)
-    check(lab.train(server.join, 'ffn.[0:2]', '--k-best', 2, '--steps', 2)['steps_failed'] == 0, 'no mistake of others has disturbed the server')
+    check(
+        lab.train(server.join, 'ffn.[0:2]', '--k-best', 2, '--steps', 2)['steps_failed'] == 0,
+        'no mistake of others has disturbed the server',
+    )
     check(server.terminate() == 0, 'it stops in order')
 
 

@@ -2,6 +2,7 @@
 
 1,000 times each (fewer where a sanitizer makes everything slow).  All the while a trainer makes its steps and status is
 answered; afterwards the server has the memory and the descriptors that it had before.  All of it on loopback."""
+
 import os
 import random
 import select
@@ -11,11 +12,23 @@ import struct
 import threading
 import time
 
-from hivemind_lab import SANITIZED, SLOW, WAIT_S, Failed, Training, check, fd_count, port_of, rss_bytes, run_test, until
+from hivemind_lab import (
+    SANITIZED,
+    SLOW,
+    WAIT_S,
+    Failed,
+    Training,
+    check,
+    fd_count,
+    port_of,
+    rss_bytes,
+    run_test,
+    until,
+)
 
 TIMES = 100 if SANITIZED else 1000
 GARBAGE_BYTES = 1 << 20
-HANDSHAKE_S = 10 * SLOW + 5  # a stranger who says nothing is sent away by then
+HANDSHAKE_S = 10 + 5 * SLOW  # a stranger who says nothing is sent away by then
 # Memory may grow by what the allocator keeps in other places, not by anything that counts attacks: 1,000 leaked
 # connections with their TLS state would be over 30 MiB.
 RSS_GROWTH_MAX = 8 << 20
@@ -57,6 +70,7 @@ def reset(sock):
 
 # ---- the attacks: each makes `times` of its kind, in an order that the seed decides -----------------------------
 
+
 def garbage(address, times, seed):
     """1 MiB of random bytes: the server may close at the first of them."""
     rng = random.Random(seed)
@@ -78,7 +92,11 @@ def garbage_in_records(address, times, seed):
             try:
                 for _ in range(4):
                     count = rng.randrange(1, 16384)
-                    sock.sendall(bytes([rng.choice([20, 21, 22, 23]), 3, rng.choice([1, 3])]) + count.to_bytes(2, 'big') + rng.randbytes(count))
+                    sock.sendall(
+                        bytes([rng.choice([20, 21, 22, 23]), 3, rng.choice([1, 3])])
+                        + count.to_bytes(2, 'big')
+                        + rng.randbytes(count)
+                    )
             except OSError:
                 pass
 
@@ -89,7 +107,7 @@ def cut_hello(address, times, seed):
     hello = client_hello()
     for _ in range(times):
         sock = connect(address)
-        sock.sendall(hello[:rng.randrange(1, len(hello))])
+        sock.sendall(hello[: rng.randrange(1, len(hello))])
         if rng.random() < 0.5:
             reset(sock)
         else:
@@ -151,7 +169,7 @@ def slow_writers(address, times, _seed):
     for at in range(10**9):
         for sock in list(socks):
             try:
-                sock.send(hello[at:at + 1] if at < len(hello) else b'', socket.MSG_DONTWAIT)
+                sock.send(hello[at : at + 1] if at < len(hello) else b'', socket.MSG_DONTWAIT)
             except OSError:
                 pass
             if is_closed(sock):
@@ -178,6 +196,7 @@ def attack_all(address, times, seed):
             failures.append(f'{kind.__name__}: {failure}')
         except OSError as error:  # connecting itself must work all the time
             failures.append(f'{kind.__name__}: {error!r}')
+
     threads = [threading.Thread(target=attack, args=(kind,), daemon=True) for kind in ATTACKS]
     for thread in threads:
         thread.start()
@@ -222,13 +241,26 @@ def test(lab):
         check_quietly(len(lab.status(server.join)['experts']) == 4, 'status under attack')
         looks += 1
         if time.monotonic() > deadline:
-            raise Failed(f'attacks still run: {[kind.__name__ for kind, thread in zip(ATTACKS, threads) if thread.is_alive()]}')
-    check(not failures, f'{TIMES} times each of {", ".join(kind.__name__ for kind in ATTACKS)}: strangers are sent away', failures)
+            raise Failed(
+                f'attacks still run: {[kind.__name__ for kind, thread in zip(ATTACKS, threads) if thread.is_alive()]}'
+            )
+    check(
+        not failures,
+        f'{TIMES} times each of {", ".join(kind.__name__ for kind in ATTACKS)}: strangers are sent away',
+        failures,
+    )
     result = training.stop()
-    check(result['steps_failed'] == 0 and result['calls_failed'] == 0, 'a training goes on under attack, no call fails', result)
+    check(
+        result['steps_failed'] == 0 and result['calls_failed'] == 0,
+        'a training goes on under attack, no call fails',
+        result,
+    )
     check(looks > 0, f'status is answered under attack, {looks} times')
 
-    check(lab.train(server.join, 'ffn.[0:2].[0:2]', '--steps', 20)['calls_failed'] == 0, 'afterwards the server serves as before')
+    check(
+        lab.train(server.join, 'ffn.[0:2].[0:2]', '--steps', 20)['calls_failed'] == 0,
+        'afterwards the server serves as before',
+    )
     check(len(lab.status(server.join)['experts']) == 4, 'and answers status')
     after = settled_fds(server, fds)
     check(after <= fds, f'no descriptor is left open: {fds} before, {after} after')
@@ -236,9 +268,17 @@ def test(lab):
         print('SKIP: memory does not grow: a sanitizer keeps freed memory', flush=True)
     else:
         grown = rss_bytes(server.pid) - rss
-        check(grown <= RSS_GROWTH_MAX, f'its memory has grown by {grown >> 10} KiB, at most {RSS_GROWTH_MAX >> 10}', rss)
+        check(
+            grown <= RSS_GROWTH_MAX,
+            f'its memory has grown by {grown >> 10} KiB, at most {RSS_GROWTH_MAX >> 10}',
+            rss,
+        )
     check(server.terminate() == 0, 'it stops in order')
-    check(os.path.getsize(server.err_path) < 1 << 20, 'strangers do not fill its log', os.path.getsize(server.err_path))
+    check(
+        os.path.getsize(server.err_path) < 1 << 20,
+        'strangers do not fill its log',
+        os.path.getsize(server.err_path),
+    )
 
 
 def check_quietly(truth, claim):

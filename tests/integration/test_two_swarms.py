@@ -1,4 +1,5 @@
 """Swarms have names and do not mix; a swarm on IPv6 works like one on IPv4."""
+
 import re
 import socket
 
@@ -10,17 +11,32 @@ def names(lab):
     beta = lab.serve('ffn.[0:2]', '--swarm', 'beta')
     check('alpha' in alpha.join, "a join line has the swarm's name", alpha.join)
     more = lab.serve('ffn.[2:4]', join=alpha.join)
-    check('alpha' in more.join and len(lab.status(more.join)['experts']) == 4, 'who joins by the line is of that swarm', more.join)
+    check(
+        'alpha' in more.join and len(lab.status(more.join)['experts']) == 4,
+        'who joins by the line is of that swarm',
+        more.join,
+    )
 
     wrong = alpha.join.replace('alpha', 'beta')
-    for what, arguments in (('a trainer', lab.train_arguments(wrong, 'ffn.[0:2]', '--steps', 2)), ('status', ['status', '--join', wrong]),
-                            ('a DHT node', ['dht', '--join', wrong, '--listen', '127.0.0.1:0']),
-                            ('a server that names another', ['serve', '--join', alpha.join, '--swarm', 'beta', '--listen', '127.0.0.1:0',
-                                                             '--experts', 'ffn.5'])):
+    for what, arguments in (
+        ('a trainer', lab.train_arguments(wrong, 'ffn.[0:2]', '--steps', 2)),
+        ('status', ['status', '--join', wrong]),
+        ('a DHT node', ['dht', '--join', wrong, '--listen', '127.0.0.1:0']),
+        (
+            'a server that names another',
+            ['serve', '--join', alpha.join, '--swarm', 'beta', '--listen', '127.0.0.1:0', '--experts', 'ffn.5'],
+        ),
+    ):
         refused = lab.run(*arguments)
-        check(refused.code == 1 and re.fullmatch(r'hivemind: [^\n]*another swarm[^\n]*\n', refused.err),
-              f'{what} of swarm beta is refused by swarm alpha: {refused.err.strip()[10:70]}...', (refused.code, refused.out, refused.err))
-    check(len(lab.status(beta.join)['experts']) == 2 and len(lab.status(alpha.join)['experts']) == 4, 'each swarm sees its own experts only')
+        check(
+            refused.code == 1 and re.fullmatch(r'hivemind: [^\n]*another swarm[^\n]*\n', refused.err),
+            f'{what} of swarm beta is refused by swarm alpha: {refused.err.strip()[10:70]}...',
+            (refused.code, refused.out, refused.err),
+        )
+    check(
+        len(lab.status(beta.join)['experts']) == 2 and len(lab.status(alpha.join)['experts']) == 4,
+        'each swarm sees its own experts only',
+    )
     result = lab.train(alpha.join, 'ffn.[0:4]', '--steps', 5)
     check(result['calls_failed'] == 0, 'and goes on', result)
     check([server.terminate() for server in (alpha, beta, more)] == [0, 0, 0], 'all stop in order')
@@ -43,8 +59,11 @@ def ipv6(lab):
     second = lab.serve('ffn.[2:4]', join=first.join, listen='[::1]:0')
     swarm = lab.status(second.join)
     check(len(swarm['experts']) == 4, 'nodes on [::1] find each other', swarm)
-    check(all('[::1]:' in address for server in swarm['servers'] for address in server['addresses']), 'and say their addresses in brackets',
-          swarm['servers'])
+    check(
+        all('[::1]:' in address for server in swarm['servers'] for address in server['addresses']),
+        'and say their addresses in brackets',
+        swarm['servers'],
+    )
     result = lab.train(second.join, 'ffn.[0:4]', '--steps', 5)
     check(result['calls_failed'] == 0, 'and train', result)
     check(first.terminate() == 0 and second.terminate() == 0, 'and stop in order')

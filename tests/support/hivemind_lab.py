@@ -8,6 +8,7 @@ Where the processes are built with a sanitizer, SLOW is how much longer things m
         server = lab.serve('ffn.[0:2]', new_swarm=True)
         check(server.start['experts'] == 2, 'a server says how many experts it hosts')
 """
+
 import contextlib
 import ctypes
 import json
@@ -22,7 +23,7 @@ import time
 
 HIVEMIND = os.path.abspath(os.environ.get('HIVEMIND', 'build/bin/hivemind'))
 SANITIZED = os.environ.get('HM_SANITIZED', '')
-SLOW = {'': 1, 'address': 5, 'thread': 12}[SANITIZED]
+SLOW = {'': 1, 'address': 4, 'thread': 8}[SANITIZED]
 SOURCE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 DIGITS = os.path.join(SOURCE, 'data', 'digits.csv.gz')
 HIDDEN = 32  # columns of the experts here: small, so that steps are quick
@@ -94,10 +95,18 @@ class Process:
             _die_with_parent()
             if before_exec:
                 before_exec()
+
         # The folder may be of another mount namespace for the process: it gets open files.
         with open(self.out_path, 'wb') as out, open(self.err_path, 'wb') as err:
-            self.popen = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=out, stderr=err, cwd=lab.folder,
-                                          env=_clean_environment() | environment, preexec_fn=prepare)
+            self.popen = subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                cwd=lab.folder,
+                env=_clean_environment() | environment,
+                preexec_fn=prepare,
+            )
         self.pid = self.popen.pid
 
     @property
@@ -115,13 +124,19 @@ class Process:
 
     def line(self, pattern, seconds=WAIT_S):
         """The first line of its output that matches; Failed if it ends, or the time does, before."""
+
         def look():
             ended = not self.running()
             found = re.search(f'^.*{pattern}.*$', self.out, re.MULTILINE)
             if not found and ended:
-                raise Failed(f'{self.name} ended with {self.popen.returncode} before it said {pattern}: {self.err[-600:]}')
+                raise Failed(
+                    f'{self.name} ended with {self.popen.returncode} before it said {pattern}: {self.err[-600:]}'
+                )
             return found
-        return until(look, f'{self.name} says {pattern}; it said {self.out[-300:]!r} {self.err[-300:]!r}', seconds).group(0)
+
+        return until(
+            look, f'{self.name} says {pattern}; it said {self.out[-300:]!r} {self.err[-300:]!r}', seconds
+        ).group(0)
 
     def wait(self, seconds=WAIT_S):
         try:
@@ -185,8 +200,11 @@ class Lab:
         crashes = [crash for crash in (process.crash() for process in self.processes) if crash]
         if kind and not issubclass(kind, SystemExit):
             for process in self.processes[-8:]:
-                print(f'--- {process.name} ({process.popen.returncode}): {" ".join(process.argv)}\n'
-                      f'{process.out[-500:]}{process.err[-800:]}', flush=True)
+                print(
+                    f'--- {process.name} ({process.popen.returncode}): {" ".join(process.argv)}\n'
+                    f'{process.out[-500:]}{process.err[-800:]}',
+                    flush=True,
+                )
         shutil.rmtree(self.folder, ignore_errors=True)
         if crashes:
             print('\n'.join(crashes), flush=True)
@@ -223,12 +241,28 @@ class Lab:
         node.join = node.line('^hm://')
         return node
 
-    def serve(self, experts, *arguments, join=None, state=None, hidden=HIDDEN, listen='127.0.0.1:0', ready=True, **how):
+    def serve(
+        self, experts, *arguments, join=None, state=None, hidden=HIDDEN, listen='127.0.0.1:0', ready=True, **how
+    ):
         """A server of `experts` in the swarm of `join`, or in a new one; .join is its line, .start what it said."""
         where = ['--join', join] if join else ['--new-swarm']
         keep = ['--state', state] if state else []
-        server = self.start('serve', *where, *keep, '--listen', listen, '--experts', experts, '--hidden', hidden,
-                            '--lane-threads', 1, '--json', *arguments, **how)
+        server = self.start(
+            'serve',
+            *where,
+            *keep,
+            '--listen',
+            listen,
+            '--experts',
+            experts,
+            '--hidden',
+            hidden,
+            '--lane-threads',
+            1,
+            '--json',
+            *arguments,
+            **how,
+        )
         if ready:
             server.start = json.loads(server.line('"event":"serving"'))
             server.join = server.start['join']
@@ -241,7 +275,19 @@ class Lab:
         return result.json
 
     def train_arguments(self, join, experts, *arguments, hidden=HIDDEN, data=DIGITS):
-        return ['train', '--join', join, '--experts', experts, '--hidden', hidden, '--data', data, '--json', *arguments]
+        return [
+            'train',
+            '--join',
+            join,
+            '--experts',
+            experts,
+            '--hidden',
+            hidden,
+            '--data',
+            data,
+            '--json',
+            *arguments,
+        ]
 
     def train(self, join, experts, *arguments, seconds=60 * SLOW, **how):
         """Trains to the end."""
@@ -256,8 +302,11 @@ class Training:
 
     def __init__(self, lab, join, experts, *arguments, **how):
         self.events_path = lab.path(f'events-{len(lab.processes)}')
-        self.process = lab.start(*lab.train_arguments(join, experts, '--steps', 10**9, '--events', self.events_path, *arguments),
-                                 name='train', **how)
+        self.process = lab.start(
+            *lab.train_arguments(join, experts, '--steps', 10**9, '--events', self.events_path, *arguments),
+            name='train',
+            **how,
+        )
 
     def events(self):
         """Every complete line so far."""
@@ -269,7 +318,11 @@ class Training:
 
     def last(self):
         events = self.events()
-        return events[-1] if events else {'step': 0, 'seconds': 0.0, 'calls_failed': 0, 'experts_alive': 0, 'status': ''}
+        return (
+            events[-1]
+            if events
+            else {'step': 0, 'seconds': 0.0, 'calls_failed': 0, 'experts_alive': 0, 'status': ''}
+        )
 
     def until(self, condition, what, seconds=WAIT_S):
         """Waits for an event that fulfils condition(event), and gives it; only new ones count."""
@@ -277,8 +330,11 @@ class Training:
 
         def look():
             if not self.process.running():
-                raise Failed(f'the training ended ({self.process.popen.returncode}) before: {what}: {self.process.err[-500:]}')
+                raise Failed(
+                    f'the training ended ({self.process.popen.returncode}) before: {what}: {self.process.err[-500:]}'
+                )
             return next((event for event in self.events()[seen:] if condition(event)), None)
+
         return until(look, f'{what}; the last event was {self.last()}', seconds)
 
     def steps(self, count, seconds=WAIT_S):
@@ -301,6 +357,7 @@ def gaps(events):
 
 
 # ---- files and processes ----------------------------------------------------------------------------
+
 
 def checkpoints(state):
     """uid -> steps of its generations, newest first."""
