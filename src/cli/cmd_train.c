@@ -5,6 +5,7 @@
 #include "api/swarm.h"
 #include "base/rng.h"
 #include "cli/cli.h"
+#include "cli/grid.h"
 #include "cli/model.h"
 #include "moe/dataset.h"
 
@@ -88,32 +89,6 @@ struct training {
 };
 
 /* ---- set-up ------------------------------------------------------------------------------------- */
-
-/* "ffn.[0:4].[0:4]" -> name and sizes; a trainer's grid starts at 0 in every dimension. */
-static enum hm_status parse_grid(const char *pattern, char name[HM_UID_BYTES],
-                                 struct hm_remote_mixture_options *mixture)
-{
-    struct hm_uid *uids;
-    unsigned count;
-    enum hm_status status = hm_uid_expand(pattern, 1 << 20, &uids, &count);
-    if (status) return status;
-    uint64_t cells = 1;
-    mixture->grid_dims = uids[0].dim_count;
-    memcpy(name, uids[0].text, uids[0].name_bytes);
-    name[uids[0].name_bytes] = 0;
-    for (unsigned i = 0; i < mixture->grid_dims; i++) {
-        mixture->grid[i] = uids[count - 1].coordinate[i] + 1;
-        cells *= mixture->grid[i];
-    }
-    free(uids);
-    if (cells != count)
-        return hm_fail(
-            HM_ERR_INVALID,
-            "--experts is '%s'; a trainer's grid starts at 0 everywhere: name.[0:a].[0:b]",
-            pattern);
-    mixture->name = name;
-    return HM_OK;
-}
 
 static enum hm_status open_events(struct training *t)
 {
@@ -355,7 +330,8 @@ static int run(struct training *t, const struct hm_remote_mixture_options *grid)
                     .balance = conf->balance}};
     struct cli_progress progress;
     memcpy(model.mixture.grid, grid->grid, sizeof(grid->grid));
-    enum hm_status status = training_alloc(t);
+    enum hm_status status = grid_check(t->node, grid);
+    if (!status) status = training_alloc(t);
     if (!status) status = open_events(t);
     if (!status) status = model_open(t->node, &model, &t->model);
     int code = status ? cli_fail(CLI_FAILED, status) : train(t, &progress);
@@ -382,7 +358,7 @@ int cli_train(int argc, char **argv)
     int code = cli_parse(&options, usage, argc, argv);
     enum hm_status status = HM_OK;
     if (code == CLI_GO_ON) {
-        status = parse_grid(conf.experts, name, &grid);
+        status = grid_parse(conf.experts, name, &grid);
         if (!status && !conf.data) status = hm_fail(HM_ERR_INVALID, "name a data file with --data");
         if (!status && conf.k_min > conf.k_best)
             status = hm_fail(HM_ERR_INVALID, "--k-min %u is more than --k-best %u", conf.k_min,

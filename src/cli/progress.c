@@ -45,9 +45,9 @@ static void draw(const struct cli_progress *progress, const char *text)
     int columns = (int)terminal_columns() - 1, cells = columns - (int)strlen(line) - 3;
     if (cells > BAR_CELLS) cells = BAR_CELLS;
     if (cells >= BAR_CELLS_MIN) {
-        int filled = progress->total ? (int)((double)cells * (double)progress->done /
-                                             (double)progress->total)
-                                     : 0;
+        int filled = progress->total
+                         ? (int)((double)cells * (double)progress->done / (double)progress->total)
+                         : 0;
         bar[0] = '[';
         memset(bar + 1, '.', (size_t)cells);
         memset(bar + 1, '#', (size_t)(filled < cells ? filled : cells));

@@ -106,6 +106,14 @@ def usage(lab):
         ('--log', 'loud'),
     ):
         refused(lab, USAGE, f'{option} {value}', serve('ffn.0', option, value), option, value)
+    refused(
+        lab,
+        USAGE,
+        'a queue shorter than a batch',
+        serve('ffn.0', '--queue-rows-max', 10),
+        '--queue-rows-max 10',
+        '--batch-rows-max',
+    )
     refused(lab, USAGE, 'a wrong variable', serve('ffn.0'), 'HM_RATE', 'quick', environment={'HM_RATE': 'quick'})
     refused(lab, FAILED, 'a device that is not here', serve('ffn.0', '--device', 'abacus'), 'abacus', 'cpu')
 
@@ -276,6 +284,14 @@ def swarms(lab, server):
     check(lab.status(meeting.join)['experts'] == [], 'status of an empty swarm has no experts, and is no error')
     refused(
         lab, FAILED, 'a grid that nobody serves', lab.train_arguments(server.join, 'fnn.[0:2]', '--steps', 2), 'fnn'
+    )
+    refused(
+        lab,
+        FAILED,
+        'a grid of other dimensions than the swarm has',
+        lab.train_arguments(server.join, 'ffn.[0:2].[0:2]', '--steps', 2),
+        "'ffn'",
+        '--experts',
     )
     refused(
         lab,
