@@ -27,10 +27,11 @@ int64_t hm_dht_wall_ns(const struct hm_dht *dht)
 static void learn(struct hm_dht *dht, struct hm_peer *peer)
 {
     struct hm_dht_id id = hm_dht_node(hm_peer_node(peer));
-    const struct hm_addrs *addrs = hm_peer_addrs(peer);
+    struct hm_addrs addrs;
     struct hm_contact *contact;
-    if (addrs->count == 0) return; /* it only dials out */
-    if (hm_contact_create(&id, addrs, &contact) != HM_OK) return;
+    hm_peer_own_addrs(peer, &addrs);
+    if (addrs.count == 0) return; /* it only dials out */
+    if (hm_contact_create(&id, &addrs, &contact) != HM_OK) return;
     const struct hm_contact *oldest;
     enum hm_table_seen seen =
         hm_table_seen(&dht->table, contact, hm_loop_now(dht->loop), HM_DHT_PING_INTERVAL, &oldest);

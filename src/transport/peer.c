@@ -80,17 +80,6 @@ void hm_peer_settle(struct hm_peer *peer)
         hm_list_push(&peer->rpc->idle, &peer->idle);
 }
 
-enum hm_status hm_peer_get(struct hm_rpc *rpc, const struct hm_node_id *node,
-                           const struct hm_addrs *hints, struct hm_peer **peer)
-{
-    if (hm_node_id_equal(node, rpc->self)) return HM_ERR_INVALID;
-    struct hm_peer *found = hm_peer_find_or_make(rpc, node);
-    if (!found) return HM_ERR_BUSY;
-    if (hints) hm_peer_learn_all(found, hints);
-    *peer = hm_peer_ref(found);
-    return HM_OK;
-}
-
 struct hm_peer *hm_peer_ref(struct hm_peer *peer)
 {
     peer->refs++;
@@ -116,6 +105,12 @@ const struct hm_addrs *hm_peer_addrs(const struct hm_peer *peer)
     return &peer->addrs;
 }
 
+void hm_peer_own_addrs(const struct hm_peer *peer, struct hm_addrs *addrs)
+{
+    *addrs = peer->addrs;
+    addrs->count = (uint8_t)peer->own_count;
+}
+
 bool hm_peer_connected(const struct hm_peer *peer)
 {
     return peer->sender != NULL;
@@ -126,7 +121,9 @@ bool hm_peer_backing_off(const struct hm_peer *peer)
     return !peer->sender && hm_loop_now(peer->rpc->loop) < peer->backoff_until;
 }
 
-/* ---- addresses: the newest first */
+/* ---- addresses: the node's own first, then hearsay; of each kind the newest first.  Anybody can
+ * give us hearsay about anybody: it never pushes out the last of what we know from the node itself,
+ * and is not handed on. */
 
 /* Ours to dial: "<name of the provider>:..." */
 static bool is_dialable(const struct hm_rpc *rpc, const struct hm_addr *addr)
@@ -136,7 +133,7 @@ static bool is_dialable(const struct hm_rpc *rpc, const struct hm_addr *addr)
            addr->text[name_bytes] == ':' && addr->text[name_bytes + 1];
 }
 
-void hm_peer_learn(struct hm_peer *peer, const struct hm_addr *addr)
+static void learn(struct hm_peer *peer, const struct hm_addr *addr, bool own)
 {
     struct hm_addrs *addrs = &peer->addrs;
     if (!is_dialable(peer->rpc, addr)) return;
@@ -145,21 +142,46 @@ void hm_peer_learn(struct hm_peer *peer, const struct hm_addr *addr)
     while (at < addrs->count && strcmp(addrs->addr[at].text, kept.text) != 0) at++;
     bool known = at < addrs->count;
     bool tried = known && peer->tried[at];
+    if (at < peer->own_count && !own) return; /* hearsay says nothing new about it */
     if (!known) {
         if (addrs->count < HM_ADDRS_MAX) addrs->count++;
         at = addrs->count - 1;   /* the oldest is forgotten */
         peer->backoff_until = 0; /* perhaps the node has moved there */
     }
-    memmove(&addrs->addr[1], &addrs->addr[0], at * sizeof addrs->addr[0]);
-    memmove(&peer->tried[1], &peer->tried[0], at * sizeof peer->tried[0]);
-    addrs->addr[0] = kept;
-    peer->tried[0] = tried;
+    if (own && at >= peer->own_count) peer->own_count++;
+    if (!own && at < peer->own_count) peer->own_count = at; /* all were its own */
+    unsigned to = own ? 0 : peer->own_count;
+    memmove(&addrs->addr[to + 1], &addrs->addr[to], (at - to) * sizeof addrs->addr[0]);
+    memmove(&peer->tried[to + 1], &peer->tried[to], (at - to) * sizeof peer->tried[0]);
+    addrs->addr[to] = kept;
+    peer->tried[to] = tried;
+}
+
+static void learn_all(struct hm_peer *peer, const struct hm_addrs *addrs, bool own)
+{
+    HM_ASSERT(addrs->count <= HM_ADDRS_MAX);
+    for (unsigned i = addrs->count; i > 0; i--) learn(peer, &addrs->addr[i - 1], own);
+}
+
+void hm_peer_learn(struct hm_peer *peer, const struct hm_addr *addr)
+{
+    learn(peer, addr, true);
 }
 
 void hm_peer_learn_all(struct hm_peer *peer, const struct hm_addrs *addrs)
 {
-    HM_ASSERT(addrs->count <= HM_ADDRS_MAX);
-    for (unsigned i = addrs->count; i > 0; i--) hm_peer_learn(peer, &addrs->addr[i - 1]);
+    learn_all(peer, addrs, true);
+}
+
+enum hm_status hm_peer_get(struct hm_rpc *rpc, const struct hm_node_id *node,
+                           const struct hm_addrs *hints, struct hm_peer **peer)
+{
+    if (hm_node_id_equal(node, rpc->self)) return HM_ERR_INVALID;
+    struct hm_peer *found = hm_peer_find_or_make(rpc, node);
+    if (!found) return HM_ERR_BUSY;
+    if (hints) learn_all(found, hints, false);
+    *peer = hm_peer_ref(found);
+    return HM_OK;
 }
 
 /* ---- round trips (RFC 6298, section 2, with alpha 1/8 and beta 1/4) */

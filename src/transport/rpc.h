@@ -113,8 +113,9 @@ HM_MUST_CHECK enum hm_status hm_rpc_address(struct hm_rpc *rpc, struct hm_addrs 
 void hm_rpc_on_peer(struct hm_rpc *rpc, void (*up)(void *arg, struct hm_peer *peer),
                     void (*down)(void *arg, struct hm_peer *peer, enum hm_status why), void *arg);
 
-/* Finds or makes the peer, adds `hints` (NULL: none) to its known addresses (newest first, the
- * oldest forgotten, those of other providers ignored), takes a reference.
+/* Finds or makes the peer, adds `hints` (NULL: none) to its known addresses (after those that it
+ * gave itself; newest first, the oldest forgotten, those of other providers ignored), takes a
+ * reference.
  * Errors:  HM_ERR_BUSY: the table is full of referenced or connected peers.
  *          HM_ERR_INVALID: it is this node itself. */
 HM_MUST_CHECK enum hm_status hm_peer_get(struct hm_rpc *rpc, const struct hm_node_id *node,
@@ -124,6 +125,8 @@ void hm_peer_put(struct hm_peer *peer);
 const struct hm_node_id *hm_peer_node(const struct hm_peer *peer);
 /* Where it can be dialled, as far as known. */
 const struct hm_addrs *hm_peer_addrs(const struct hm_peer *peer);
+/* Of these, those that the node itself has given, or has answered at. */
+void hm_peer_own_addrs(const struct hm_peer *peer, struct hm_addrs *addrs);
 bool hm_peer_connected(const struct hm_peer *peer);
 bool hm_peer_backing_off(const struct hm_peer *peer);
 /* Smoothed round trip and its deviation (RFC 6298), measured on pings and on small calls, less the

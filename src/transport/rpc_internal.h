@@ -136,6 +136,7 @@ struct hm_peer {
     struct hm_link waiting; /* calls, for a dial */
     unsigned waiting_count;
     struct hm_addrs addrs;
+    unsigned own_count;       /* the first of these: it said so itself, or has answered there */
     bool tried[HM_ADDRS_MAX]; /* in this dial */
     bool dialing;
     struct hm_timer dial_timer;
@@ -249,7 +250,8 @@ struct hm_peer *hm_peer_find(struct hm_rpc *rpc, const struct hm_node_id *node);
 struct hm_peer *hm_peer_find_or_make(struct hm_rpc *rpc,
                                      const struct hm_node_id *node); /* NULL: full */
 void hm_peer_settle(struct hm_peer *peer); /* something that needed it is gone */
-void hm_peer_learn(struct hm_peer *peer, const struct hm_addr *addr); /* to the front */
+/* The peer itself says so, or answers there: to the front. */
+void hm_peer_learn(struct hm_peer *peer, const struct hm_addr *addr);
 void hm_peer_learn_all(struct hm_peer *peer, const struct hm_addrs *addrs);
 void hm_peer_choose_sender(struct hm_peer *peer);
 void hm_peer_measured(struct hm_peer *peer, hm_ns round_trip);

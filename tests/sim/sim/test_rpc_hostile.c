@@ -566,6 +566,33 @@ static void strangers_that_fill_all_places_do_not_keep_others_out(void **state)
     scene_close(&scene);
 }
 
+/* Anybody can say where somebody is. */
+static void hearsay_about_addresses_does_not_hide_a_node(void **state)
+{
+    (void)state;
+    struct scene scene;
+    scene_open(&scene, 14, NULL);
+    serves_on(&scene);
+    for (unsigned round = 0; round < 3; round++) {
+        struct hm_addrs hints = {.count = HM_ADDRS_MAX};
+        for (unsigned i = 0; i < HM_ADDRS_MAX; i++)
+            snprintf(hints.addr[i].text, sizeof hints.addr[i].text, "sim:%u",
+                     200 + round * HM_ADDRS_MAX + i);
+        struct hm_peer *peer;
+        assert_ok(hm_peer_get(scene.client.rpc, hm_peer_node(scene.peer), &hints, &peer));
+        hm_peer_put(peer);
+    }
+    struct hm_addrs own;
+    hm_peer_own_addrs(scene.peer, &own);
+    assert_int_equal(own.count, 1); /* what is handed on to others */
+    assert_string_equal(own.addr[0].text, "sim:1");
+    hm_net_break(scene.world, scene.server.number, hm_net_number(scene.client.rpc->transport));
+    hm_world_run_for(scene.world, HM_S);
+    assert_false(hm_peer_connected(scene.peer));
+    serves_on(&scene);
+    scene_close(&scene);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -580,6 +607,7 @@ int main(void)
         cmocka_unit_test(hoarders_leave_buffers_for_others),
         cmocka_unit_test(readers_of_nothing_leave_records_for_others),
         cmocka_unit_test(a_node_has_few_connections_whatever_it_dials),
+        cmocka_unit_test(hearsay_about_addresses_does_not_hide_a_node),
         cmocka_unit_test(strangers_that_fill_all_places_do_not_keep_others_out),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
