@@ -4,7 +4,7 @@
 #   tools/packages.sh build     what `make` and `make demo` need
 #   tools/packages.sh test      the same, and what `make test` needs
 #   tools/packages.sh check     the same, and what `make check` (sanitizers) needs
-#   tools/packages.sh cluster   what the cluster's modules are built with (UCX); `test` installs it too
+#   tools/packages.sh cluster   what the cluster's modules are built with (UCX, Open MPI); `test` installs it too
 #   tools/packages.sh goldens   python3-torch, to make the stored values of tests/parity again (large; no test needs it)
 #
 # Nothing is asked of apt when every package is there, so that a second run costs milliseconds and no network.
@@ -12,7 +12,7 @@ set -eu
 
 build="gcc g++ make cmake ninja-build pkg-config libuv1-dev libssl-dev libhwloc-dev libhdf5-dev libdnnl-dev libxxhash-dev zlib1g-dev"
 test="libcmocka-dev python3 python3-h5py python3-numpy iproute2 nftables"
-cluster="libucx-dev"
+cluster="libucx-dev openmpi-bin libopenmpi-dev"
 check="libasan8 libubsan1 libtsan2"
 
 case "${1:-}" in

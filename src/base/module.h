@@ -18,6 +18,7 @@
 #include "base/map.h"
 #include "base/metrics.h"
 #include "base/rng.h"
+#include "base/thread.h"
 #include "base/wire.h"
 
 enum { HM_MODULE_ABI = 1 }; /* of the two structs at the end */
@@ -55,6 +56,7 @@ enum { HM_MODULE_ABI = 1 }; /* of the two structs at the end */
     X(size_t, hm_reader_left, (const struct hm_reader *a), (a))                                    \
     X(bool, hm_reader_ok, (const struct hm_reader *a), (a))                                        \
     X(bool, hm_reader_ended, (const struct hm_reader *a), (a))                                     \
+    X(hm_ns, hm_thread_clock, (void), ())                                                          \
     X(size_t, hm_writer_count, (const struct hm_writer *a), (a))                                   \
     X(bool, hm_writer_ok, (const struct hm_writer *a), (a))
 
@@ -71,6 +73,7 @@ enum { HM_MODULE_ABI = 1 }; /* of the two structs at the end */
     X(hm_rng_init, (struct hm_rng * a, uint64_t b, uint64_t c), (a, b, c))                         \
     X(hm_reader_init, (struct hm_reader * a, const void *b, size_t c), (a, b, c))                  \
     X(hm_read_string, (struct hm_reader * a, char *b, size_t c), (a, b, c))                        \
+    X(hm_thread_sleep, (hm_ns a), (a))                                                             \
     X(hm_writer_init, (struct hm_writer * a, void *b, size_t c), (a, b, c))                        \
     X(hm_write_u8, (struct hm_writer * a, uint8_t b), (a, b))                                      \
     X(hm_write_u16, (struct hm_writer * a, uint16_t b), (a, b))                                    \

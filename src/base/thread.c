@@ -23,6 +23,7 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 enum { NAME_BYTES = 16 }; /* the kernel's limit, terminator included */
@@ -110,6 +111,22 @@ enum hm_status hm_thread_start(const struct hm_place *place, void (*run)(void *a
     }
     *started = thread;
     return HM_OK;
+}
+
+hm_ns hm_thread_clock(void)
+{
+    struct timespec now;
+    int failed = clock_gettime(CLOCK_MONOTONIC, &now);
+    HM_ASSERT(!failed);
+    return (hm_ns)now.tv_sec * HM_S + (hm_ns)now.tv_nsec;
+}
+
+void hm_thread_sleep(hm_ns duration)
+{
+    struct timespec left = {.tv_sec = (time_t)(duration / HM_S),
+                            .tv_nsec = (long)(duration % HM_S)};
+    while (nanosleep(&left, &left) != 0 && errno == EINTR) {
+    }
 }
 
 void hm_thread_join(struct hm_thread *thread)

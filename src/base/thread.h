@@ -22,6 +22,10 @@ void hm_thread_join(struct hm_thread *thread); /* waits, then frees */
 /* Names the calling thread: equal only within one thread.  For assertions about who calls. */
 uintptr_t hm_thread_here(void);
 
+/* For set-up that blocks before there is a loop: time that never jumps, and letting it pass. */
+hm_ns hm_thread_clock(void);
+void hm_thread_sleep(hm_ns duration);
+
 /* One-shot wait between a caller's thread and the loop. */
 struct hm_event;
 HM_MUST_CHECK enum hm_status hm_event_create(struct hm_event **event);
