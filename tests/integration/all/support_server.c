@@ -9,7 +9,7 @@
 
 /* ---- the swarm ---------------------------------------------------------------------------------- */
 
-static void nap(void)
+void nap(void)
 {
     nanosleep(&(struct timespec){.tv_nsec = 2000000}, NULL);
 }

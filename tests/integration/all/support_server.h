@@ -34,9 +34,10 @@ void swarm_serve(struct swarm *swarm);
 void swarm_stop(struct swarm *swarm);
 struct hm_peer *peer_get(struct hm_node *from, struct hm_node *to);
 void peer_put(struct hm_node *from, struct hm_peer *peer);
-size_t bytes_used(struct hm_node *node); /* of its buffers */
+size_t bytes_used(struct hm_node *node);              /* of its buffers */
 uint64_t steps(struct swarm *swarm, const char *uid); /* as an answer says */
 void remove_folder(const char *path);
+void nap(void); /* 2 ms */
 
 /* ---- calls */
 

@@ -38,7 +38,7 @@ static void wait_bytes(size_t wanted)
     for (unsigned i = 0; i < 5000; i++) {
         used = bytes_used(swarm.a);
         if (used <= wanted) return;
-        nanosleep(&(struct timespec){.tv_nsec = 2000000}, NULL);
+        nap();
     }
     fail_msg("%zu bytes of buffers are in use, not %zu", used, wanted);
 }
