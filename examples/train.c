@@ -1,4 +1,5 @@
-/* examples/train.c - a whole trainer on the public API: two classes of points, one mixture of remote experts.
+/* examples/train.c - a whole trainer on the public API: two classes of points, one mixture of
+ * remote experts.
  *
  *   hivemind serve --new-swarm --listen 127.0.0.1:4242 --experts 'ffn.[0:2].[0:2]' --hidden 16
  *   build/bin/example-train hm://...        prints the loss and the share of points that it gets right
@@ -71,7 +72,8 @@ int main(int argc, char **argv)
         hm_value out = hm_tape_apply(tape, last, hm_tape_apply(tape, norm, hidden));
         hm_value loss = hm_tape_cross_entropy(tape, out, label);
 
-        /* Any op that failed shows here at the latest: its value, and all that depend on it, fail too. */
+        /* Any op that failed shows here at the latest: its value, and all that depend on it, fail
+         * too. */
         check(hm_tape_backward(tape, loss)); /* the remote experts make their own steps */
         check(hm_tape_read(tape, loss, &loss_value));
         check(hm_tape_read(tape, out, &logits));

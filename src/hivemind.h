@@ -6,10 +6,10 @@
  *
  * Threads: every function may be called from any thread, one thread at a time for each object, and
  * blocks until done or past its deadline.
- * Errors:  0 or a negative status; hm_last_error() then has the line a person needs (what was wrong,
- * how to mend it), for the calling thread.  Outputs are written on success only.
- * Memory:  tensors are the caller's, dense, rows first.  Objects end by their close or put, children
- * before the node.  */
+ * Errors:  0 or a negative status; hm_last_error() then has the line a person needs (what was
+ * wrong, how to mend it), for the calling thread.  Outputs are written on success only.
+ * Memory:  tensors are the caller's, dense, rows first.  Objects end by their close or put,
+ * children before the node.  */
 #ifndef HIVEMIND_H
 #define HIVEMIND_H
 
@@ -24,7 +24,7 @@ extern "C" {
 const char *hm_last_error(void);
 const char *hm_version(void);
 
-/* ---- node --------------------------------------------------------------------------------------- */
+/* ---- node ------------------------------------------------------------------------------------ */
 
 struct hm_node;
 struct hm_node_options {
@@ -46,7 +46,7 @@ int hm_node_join_line(struct hm_node *node, char *line, size_t line_bytes);
 int hm_node_swarm_json(struct hm_node *node, int timeout_ms, char **json);
 void hm_node_close(struct hm_node *node); /* NULL is allowed */
 
-/* ---- tensors ------------------------------------------------------------------------------------ */
+/* ---- tensors --------------------------------------------------------------------------------- */
 
 /* f32, dense; the last dimension is the features, all before it are rows. */
 enum { HM_ARRAY_DIMS_MAX = 4 };
@@ -56,7 +56,7 @@ struct hm_array {
     float *data;
 };
 
-/* ---- remote experts ----------------------------------------------------------------------------- */
+/* ---- remote experts -------------------------------------------------------------------------- */
 
 struct hm_remote_expert; /* one expert on a remote runtime */
 struct hm_remote_expert_info {
@@ -102,7 +102,7 @@ int hm_remote_mixture_choose(struct hm_remote_mixture *mixture, const struct hm_
                              char (*uid)[128], float *logit);
 void hm_remote_mixture_close(struct hm_remote_mixture *mixture);
 
-/* ---- tape: reverse-mode autograd over local layers and remote experts alike ----------------------- */
+/* ---- tape: reverse-mode autograd over local layers and remote experts alike ------------------ */
 
 struct hm_tape;
 struct hm_module;          /* a local layer with parameters */
@@ -135,7 +135,7 @@ void hm_tape_reset(struct hm_tape *tape); /* forgets values and gradients, keeps
 /* Before the modules and mixtures that it has used: it keeps the moments of their Adam. */
 void hm_tape_close(struct hm_tape *tape);
 
-/* ---- server: hosts experts ------------------------------------------------------------------------ */
+/* ---- server: hosts experts ------------------------------------------------------------------- */
 
 struct hm_server; /* wraps the runtime (pools, lanes) and announces its experts in the DHT */
 struct hm_server_options {
@@ -155,7 +155,8 @@ struct hm_expert_options {
 };
 int hm_server_open(struct hm_node *node, const struct hm_server_options *options,
                    struct hm_server **server);
-/* A uid or a pattern ("ffn.[0:4].[0:4]"), before start; experts are restored from their checkpoints. */
+/* A uid or a pattern ("ffn.[0:4].[0:4]"), before start; experts are restored from their
+ * checkpoints. */
 int hm_server_host(struct hm_server *server, const char *pattern,
                    const struct hm_expert_options *options);
 int hm_server_start(struct hm_server *server);                 /* serves and announces */

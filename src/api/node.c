@@ -1,7 +1,9 @@
-/* api/node.c - a node: identity, loop thread, rpc, DHT, directory, opened in that order and closed in reverse.
+/* api/node.c - a node: identity, loop thread, rpc, DHT, directory, opened in that order and closed
+ * in reverse.
  *
- * Everything but the identity and the state lock is the loop thread's; callers hand work over with hm_node_run
- * and wait.  A failed open takes back exactly what it had opened (close_all looks at what is there). */
+ * Everything but the identity and the state lock is the loop thread's; callers hand work over with
+ * hm_node_run and wait.  A failed open takes back exactly what it had opened (close_on_loop
+ * and its steps look at what is there). */
 #include "api/node.h"
 
 #include "api/state.h"
@@ -50,7 +52,7 @@ char *hm_node_path(const struct hm_node *node, const char *leaf)
     return path;
 }
 
-/* ---- handing work to the loop ------------------------------------------------------------------- */
+/* ---- handing work to the loop ---------------------------------------------------------------- */
 
 enum hm_status hm_node_run(struct hm_node *node, hm_wait_start start, void *arg)
 {
@@ -62,7 +64,7 @@ enum hm_status hm_node_run(struct hm_node *node, hm_wait_start start, void *arg)
     return status;
 }
 
-/* ---- open --------------------------------------------------------------------------------------- */
+/* ---- open ------------------------------------------------------------------------------------ */
 
 static void run_loop(void *arg)
 {
@@ -200,7 +202,7 @@ static void join_on_loop(struct hm_wait *wait, void *arg)
     hm_dht_join(node->dht, &node->join.addrs, &node->join.node, deadline, joined, op);
 }
 
-/* ---- close -------------------------------------------------------------------------------------- */
+/* ---- close ----------------------------------------------------------------------------------- */
 
 struct close_op {
     struct hm_node *node;

@@ -30,10 +30,11 @@ struct hm_node {
     struct hm_server *servers; /* closed ones too: they end with the connections */
 };
 
-/* Runs `start` on the node's loop with `arg` and waits for its hm_wait_end; the status' line comes with it.
- * Thread: any but the loop's. */
+/* Runs `start` on the node's loop with `arg` and waits for its hm_wait_end; the status' line comes
+ * with it.  Thread: any but the loop's. */
 enum hm_status hm_node_run(struct hm_node *node, hm_wait_start start, void *arg);
-/* server.c: after the node's connections are closed, loop thread; returns the next of the node's servers. */
+/* server.c: after the node's connections are closed, loop thread; returns the next of the node's
+ * servers. */
 struct hm_server *hm_server_end(struct hm_server *server);
 struct hm_expert_server;
 struct hm_expert_server *hm_server_inner(struct hm_server *server);

@@ -1,4 +1,5 @@
-/* api/remote.c - hm_remote_expert and hm_remote_mixture: the loop's operations of src/moe, blocking. */
+/* api/remote.c - hm_remote_expert and hm_remote_mixture: the loop's operations of src/moe,
+ * blocking. */
 #include "api/remote.h"
 
 #include <stdio.h>
@@ -25,7 +26,7 @@ enum hm_status hm_array_tensor(const struct hm_array *array, struct hm_tensor *t
     return HM_OK;
 }
 
-/* ---- one expert --------------------------------------------------------------------------------- */
+/* ---- one expert ------------------------------------------------------------------------------ */
 
 struct expert_op {
     struct hm_moe_expert_op op; /* first: its callback finds the rest */
@@ -146,7 +147,7 @@ void hm_remote_expert_put(struct hm_remote_expert *expert)
     free(expert);
 }
 
-/* ---- mixture ------------------------------------------------------------------------------------ */
+/* ---- mixture --------------------------------------------------------------------------------- */
 
 int hm_remote_mixture_open(struct hm_node *node, const struct hm_remote_mixture_options *options,
                            struct hm_remote_mixture **out)

@@ -1,4 +1,5 @@
-/* api/state.c - one process at a time in a state folder: flock on <dir>/lock, which ends with the process. */
+/* api/state.c - one process at a time in a state folder: flock on <dir>/lock, which ends with the
+ * process. */
 #include "api/state.h"
 
 #include <errno.h>

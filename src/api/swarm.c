@@ -1,9 +1,10 @@
-/* api/swarm.c - walks the directory from its names down the grid to the experts, then asks for their servers.
+/* api/swarm.c - walks the directory from its names down the grid to the experts, then asks for
+ * their servers.
  *
  *   names ──► children of "ffn." ──► of "ffn.0.", "ffn.1.", … ──► experts ──► server records ──► end
  *
- * One lookup answers a whole level of the grid.  Bounded: EXPERTS_MAX experts, SERVERS_MAX servers; what is beyond is
- * not counted, and the status says HM_ERR_TOO_BIG. */
+ * One lookup answers a whole level of the grid.  Bounded: EXPERTS_MAX experts, SERVERS_MAX servers;
+ * what is beyond is not counted, and the status says HM_ERR_TOO_BIG. */
 #include "api/swarm.h"
 
 #include <stdio.h>
@@ -57,7 +58,7 @@ static void add_expert(struct look *look, const char *uid, const struct hm_node_
     swarm->expert_count++;
 }
 
-/* ---- servers ------------------------------------------------------------------------------------ */
+/* ---- servers --------------------------------------------------------------------------------- */
 
 static void servers_found(void *arg, enum hm_status status, const struct hm_server_info *info,
                           unsigned count)
@@ -101,7 +102,7 @@ static void ask_servers(struct look *look)
     }
 }
 
-/* ---- names, prefixes, experts ------------------------------------------------------------------- */
+/* ---- names, prefixes, experts ---------------------------------------------------------------- */
 
 static void children_found(void *arg, enum hm_status status, const struct hm_children *children,
                            unsigned count)

@@ -16,7 +16,8 @@ struct hm_swarm {
     unsigned server_count;
     unsigned contacts, records; /* of this node's DHT */
 };
-/* Through the directory, whose cache may be HM_DIRECTORY_REFRESH behind.  Thread: any but the loop's.  HM_ERR_TIMED_OUT with what was found by then. */
+/* Through the directory, whose cache may be HM_DIRECTORY_REFRESH behind.  Thread: any but the
+ * loop's.  HM_ERR_TIMED_OUT with what was found by then. */
 HM_MUST_CHECK enum hm_status hm_swarm_look(struct hm_node *node, hm_ns timeout,
                                            struct hm_swarm *swarm);
 void hm_swarm_fini(struct hm_swarm *swarm);

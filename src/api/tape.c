@@ -1,7 +1,9 @@
-/* api/tape.c - hm_tape and hm_module: src/moe's tape and layers, with an Adam over every layer that was used.
+/* api/tape.c - hm_tape and hm_module: src/moe's tape and layers, with an Adam over every layer that
+ * was used.
  *
- * A tape remembers the layers that its ops have touched (modules and mixtures' gates); hm_tape_step makes one optimizer
- * for each set of layers that it meets for the first time, so that the moments belong to the layers. */
+ * A tape remembers the layers that its ops have touched (modules and mixtures' gates) by their
+ * addresses; each gets an Adam of its own at its first use, so that the moments belong to the layer,
+ * and keeps it until the tape closes. */
 #include "moe/tape.h"
 #include "api/remote.h"
 #include "moe/local_optimizer.h"
@@ -32,7 +34,7 @@ struct hm_tape {
     unsigned balanced_count;
 };
 
-/* ---- modules ------------------------------------------------------------------------------------ */
+/* ---- modules --------------------------------------------------------------------------------- */
 
 static int module_finish(enum hm_status status, struct hm_module *module, struct hm_module **out)
 {
@@ -74,7 +76,7 @@ void hm_module_close(struct hm_module *module)
     free(module);
 }
 
-/* ---- tape --------------------------------------------------------------------------------------- */
+/* ---- tape ------------------------------------------------------------------------------------ */
 
 int hm_tape_open(struct hm_node *node, struct hm_tape **out)
 {

@@ -1,4 +1,5 @@
-/* cli/bench.h - what a throughput benchmark runs: shared by the conductor (cmd_bench.c) and its clients (bench_client.c). */
+/* cli/bench.h - what a throughput benchmark runs: shared by the conductor (cmd_bench.c) and its
+ * clients (bench_client.c). */
 #ifndef HM_CLI_BENCH_H
 #define HM_CLI_BENCH_H
 

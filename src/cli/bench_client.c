@@ -1,4 +1,5 @@
-/* cli/bench_client.c - a client process of `hivemind bench`: it says "ready", waits for "go", and reports one line. */
+/* cli/bench_client.c - a client process of `hivemind bench`: it says "ready", waits for "go", and
+ * reports one line. */
 #include "base/rng.h"
 #include "cli/bench.h"
 #include "cli/cli.h"
@@ -33,7 +34,7 @@ static void run_client(void *arg)
         hm_ns before = cli_now();
         enum hm_status status = hm_remote_expert_forward(expert, &x, &y, timeout_ms);
         client->calls++;
-        /* The loss is the sum of the outputs, as in the reference: its gradient is ones, which x is not, so send y. */
+        /* Which gradient does not matter to the time: y is one of the right shape. */
         if (!status && conf->backward) {
             status = hm_remote_expert_backward(expert, &x, &y, &dx, timeout_ms);
             client->calls++;

@@ -13,10 +13,11 @@ struct child {
     char buffer[4096];
     size_t bytes;
 };
-/* Runs this very program with these arguments (argv[0] excluded, NULL at the end); it gets SIGTERM when
- * this process ends.  To be called while this process has one thread.  HM_ERR_NO_MEMORY. */
+/* Runs this very program with these arguments (argv[0] excluded, NULL at the end); it gets SIGTERM
+ * when this process ends.  To be called while this process has one thread.  HM_ERR_NO_MEMORY. */
 HM_MUST_CHECK enum hm_status child_start(struct child *child, const char *const *arguments);
-/* The next line of its output, without the newline.  HM_ERR_TIMED_OUT; HM_ERR_PEER_RESET: it has ended. */
+/* The next line of its output, without the newline.  HM_ERR_TIMED_OUT; HM_ERR_PEER_RESET: it has
+ * ended. */
 HM_MUST_CHECK enum hm_status child_line(struct child *child, hm_ns timeout, char *line,
                                         size_t line_bytes);
 HM_MUST_CHECK enum hm_status child_say(struct child *child, const char *text);

@@ -1,4 +1,5 @@
-/* cli/cli.h - what the commands share: exit codes, the node's options, the wait for a signal, the progress line. */
+/* cli/cli.h - what the commands share: exit codes, the node's options, the wait for a signal, the
+ * progress line. */
 #ifndef HM_CLI_CLI_H
 #define HM_CLI_CLI_H
 
@@ -20,7 +21,8 @@ int cli_train(int argc, char **argv);
 
 /* Prints "hivemind: <line>" (hm_fail_line, or the status' text) on stderr and returns `code`. */
 int cli_fail(int code, enum hm_status status);
-/* Parses; prints `usage` and the options for --help (CLI_OK), the error line (CLI_USAGE); else CLI_GO_ON. */
+/* Parses; prints `usage` and the options for --help (CLI_OK), the error line (CLI_USAGE); else
+ * CLI_GO_ON. */
 int cli_parse(struct hm_options *options, const char *usage, int argc, char **argv);
 
 /* Options of every command that has a node. */
@@ -36,7 +38,8 @@ extern const unsigned cli_join_option_count;
 extern const struct hm_option
     cli_host_options[]; /* for nodes that others reach: the above and listening */
 extern const unsigned cli_host_option_count;
-/* Checks what is given against each other (CLI_USAGE), opens the node (CLI_FAILED); CLI_GO_ON: *node is open. */
+/* Checks what is given against each other (CLI_USAGE), opens the node (CLI_FAILED); CLI_GO_ON:
+ * *node is open. */
 int cli_node_open(const struct cli_node_conf *conf, bool hosts, struct hm_node **node);
 
 /* SIGINT and SIGTERM, as a flag that any thread may look at and as something to wait for.  A second
@@ -47,7 +50,8 @@ bool cli_stop_asked(const struct cli_stop *stop);
 void cli_stop_wait(struct cli_stop *stop); /* until a signal comes */
 void cli_stop_end(struct cli_stop *stop);
 
-/* A line that is drawn over on a terminal (stderr), and printed every few seconds where there is none. */
+/* A line that is drawn over on a terminal (stderr), and printed every few seconds where there is
+ * none. */
 struct cli_progress {
     uint64_t done, total;
     hm_ns started, drawn; /* monotonic, by cli_now */

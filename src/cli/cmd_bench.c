@@ -1,7 +1,8 @@
 /* cli/cmd_bench.c - hivemind bench: one server process, client processes, one figure.
  *
- * The clock runs from "go" to the last client's report, so that opening connections is not measured and the slowest client
- * is.  The reference's figures are printed beside ours as information: they are another machine's day. */
+ * The clock runs from "go" to the last client's report, so that opening connections is not measured
+ * and the slowest client is.  The reference's figures are printed beside ours as information: they
+ * are another machine's day. */
 #include "cli/bench.h"
 #include "cli/child.h"
 #include "cli/cli.h"
@@ -115,7 +116,7 @@ static enum hm_status apply_preset(struct bench_conf *conf)
     return HM_OK;
 }
 
-/* ---- the server and the clients as processes ------------------------------------------------------ */
+/* ---- the server and the clients as processes ------------------------------------------------- */
 
 struct bench {
     const struct bench_conf *conf;

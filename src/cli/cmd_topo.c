@@ -1,4 +1,5 @@
-/* cli/cmd_topo.c - hivemind topo: which thread, GPU, memory and network card a server would use here, and why. */
+/* cli/cmd_topo.c - hivemind topo: which thread, GPU, memory and network card a server would use
+ * here, and why. */
 #include "cli/cli.h"
 #include "topo/topo.h"
 

@@ -1,7 +1,7 @@
 /* cli/cmd_train.c - hivemind train: a classifier on a data file, its mixtures in the swarm.
  *
- * A step that fails (fewer than k_min experts answered some row) is tried again with the same rows; only many in a row
- * end the training.  SIGINT ends it after the step, with the result so far. */
+ * A step that fails (fewer than k_min experts answered some row) is tried again with the same rows;
+ * only many in a row end the training.  SIGINT ends it after the step, with the result so far. */
 #include "api/swarm.h"
 #include "base/rng.h"
 #include "cli/cli.h"
@@ -88,7 +88,7 @@ struct training {
     hm_ns look_next, started;
 };
 
-/* ---- set-up ------------------------------------------------------------------------------------- */
+/* ---- set-up ---------------------------------------------------------------------------------- */
 
 static enum hm_status open_events(struct training *t)
 {
@@ -117,7 +117,7 @@ static enum hm_status training_alloc(struct training *t)
     return HM_OK;
 }
 
-/* ---- steps -------------------------------------------------------------------------------------- */
+/* ---- steps ----------------------------------------------------------------------------------- */
 
 static void next_batch(struct training *t)
 {
@@ -140,8 +140,8 @@ static void pause_after(struct training *t, unsigned failures)
     while (cli_now() < end && !cli_stop_asked(t->stop)) poll(NULL, 0, 10);
 }
 
-/* Accuracy on the rows kept for testing, so many at once that servers have room for them.  Each lot is
- * tried again while a server has just died. */
+/* Accuracy on the rows kept for testing, so many at once that servers have room for them.  Each lot
+ * is tried again while a server has just died. */
 static enum hm_status evaluate(struct training *t)
 {
     uint32_t first = t->data.train_count, count = t->data.row_count - first;
@@ -164,8 +164,8 @@ static enum hm_status evaluate(struct training *t)
     return HM_OK;
 }
 
-/* Counts the live experts once a second; where a look takes long (a node that is gone is waited for) less
- * often, so that training has at least three quarters of the time. */
+/* Counts the live experts once a second; where a look takes long (a node that is gone is waited
+ * for) less often, so that training has at least three quarters of the time. */
 static void look_around(struct training *t)
 {
     hm_ns before = cli_now();

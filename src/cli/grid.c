@@ -1,4 +1,5 @@
-/* cli/grid.c - the grid that a trainer chooses from: read from --experts, and held against the swarm. */
+/* cli/grid.c - the grid that a trainer chooses from: read from --experts, and held against the
+ * swarm. */
 #include "cli/grid.h"
 
 #include "api/swarm.h"

@@ -45,8 +45,9 @@ static void help(FILE *to)
           to);
 }
 
-/* Several processes share a machine, so the math library's teams must sleep while they wait: spinning, one team keeps
- * the others from their cores.  OpenMP's runtime reads this once, before main, hence the second start. */
+/* Several processes share a machine, so the math library's teams must sleep while they wait:
+ * spinning, one team keeps the others from their cores.  OpenMP's runtime reads this once, before
+ * main, hence the second start. */
 static void wait_passively(char **argv)
 {
     if (getenv("OMP_WAIT_POLICY") || getenv("GOMP_SPINCOUNT")) return;

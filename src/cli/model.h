@@ -1,4 +1,5 @@
-/* cli/model.h - what `hivemind train` trains: linear -> (mixture + residual, layer norm) * layers -> linear, on the public API. */
+/* cli/model.h - what `hivemind train` trains: linear -> (mixture + residual, layer norm) * layers
+ * -> linear, on the public API. */
 #ifndef HM_CLI_MODEL_H
 #define HM_CLI_MODEL_H
 

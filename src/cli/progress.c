@@ -30,8 +30,9 @@ static unsigned terminal_columns(void)
     return size.ws_col;
 }
 
-/* A line that reached the terminal's edge would wrap, and the next would be drawn below it: so the bar gives way to the
- * text, and what still does not fit is cut.  (What is drawn is ASCII: bytes are columns.) */
+/* A line that reached the terminal's edge would wrap, and the next would be drawn below it: so the
+ * bar gives way to the text, and what still does not fit is cut.  (What is drawn is ASCII: bytes
+ * are columns.) */
 static void draw(const struct cli_progress *progress, const char *text)
 {
     if (!progress->terminal) {

@@ -2,7 +2,8 @@
  *
  * Saving:   write <generation>.tmp, fsync, rename, fsync the folder, write the manifest the same way, then remove all but the
  *           newest two generations.  A crash anywhere leaves the old generation or the new one.
- * Loading:  generations by step, newest first, until one is whole.  The manifest is for people and programs; the files
+ * Loading:  generations by step, newest first, until one is whole.  The manifest is for people and
+ * programs; the files
  *           themselves decide, so that a damaged manifest costs nothing. */
 #include "experts/checkpoint.h"
 
@@ -20,7 +21,7 @@
 
 enum { PATH_BYTES = 4096, GENERATIONS_KEPT = 2, GENERATIONS_MAX = 64 };
 
-/* ---- snapshots ---------------------------------------------------------------------------------- */
+/* ---- snapshots ------------------------------------------------------------------------------- */
 
 struct hm_snapshot {
     char uid[HM_EXPERT_UID_BYTES];
@@ -93,7 +94,7 @@ uint64_t hm_snapshot_step(const struct hm_snapshot *snapshot)
     return snapshot->view.step;
 }
 
-/* ---- files and folders -------------------------------------------------------------------------- */
+/* ---- files and folders ----------------------------------------------------------------------- */
 
 static void generation_name(char *name, size_t bytes, uint64_t step)
 {

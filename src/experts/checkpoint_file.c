@@ -5,9 +5,10 @@
  *   /slots/NAME  likewise, for every optimizer slot
  *   /dedupe      bytes
  *
- * The digest (XXH3, 128 bits, as 32 hexadecimal digits) covers uid, kind, optimizer, hidden, step, then names and bytes of
- * every tensor in plan order, then dedupe: HDF5's own checksums would cover chunks only, and contiguous data writes faster.
- * HDF5's library is not thread-safe as Debian builds it, and keeps global state: one thread at a time (checkpoint.h). */
+ * The digest (XXH3, 128 bits, as 32 hexadecimal digits) covers uid, kind, optimizer, hidden, step,
+ * then names and bytes of every tensor in plan order, then dedupe: HDF5's own checksums would cover
+ * chunks only, and contiguous data writes faster.  HDF5's library is not thread-safe as Debian
+ * builds it, and keeps global state: one thread at a time (checkpoint.h). */
 #include "experts/checkpoint_file.h"
 
 #include "experts/checkpoint.h"
@@ -23,7 +24,7 @@
 
 enum { DIGEST_TEXT_BYTES = 33, TEXT_BYTES = 160, DEDUPE_BYTES_MAX = 64 << 20 };
 
-/* ---- digest ------------------------------------------------------------------------------------- */
+/* ---- digest ---------------------------------------------------------------------------------- */
 
 static void digest_tensors(XXH3_state_t *state, const struct hm_plan *plan, const float *base)
 {
@@ -58,7 +59,7 @@ static enum hm_status digest(const struct hm_checkpoint_view *view, char text[DI
     return HM_OK;
 }
 
-/* ---- writing ------------------------------------------------------------------------------------ */
+/* ---- writing --------------------------------------------------------------------------------- */
 
 static bool write_text(hid_t at, const char *name, const char *text)
 {
@@ -148,8 +149,9 @@ static bool write_file(const char *path, const char *bytes, size_t byte_count)
     return close(fd) == 0 && ok;
 }
 
-/* The file is made in memory and written by us: HDF5 1.10 cannot close a file that a full disk has cut short, holds it for
- * ever and crashes at exit.  The in-memory driver gives its buffer as its handle, so there is no further copy. */
+/* The file is made in memory and written by us: HDF5 1.10 cannot close a file that a full disk has
+ * cut short, holds it for ever and crashes at exit.  The in-memory driver gives its buffer as its
+ * handle, so there is no further copy. */
 enum hm_status hm_checkpoint_file_write(const char *path, const struct hm_checkpoint_view *view)
 {
     char text[DIGEST_TEXT_BYTES];
@@ -178,7 +180,7 @@ enum hm_status hm_checkpoint_file_write(const char *path, const struct hm_checkp
         path, error ? strerror(error) : "HDF5 failed");
 }
 
-/* ---- reading ------------------------------------------------------------------------------------ */
+/* ---- reading --------------------------------------------------------------------------------- */
 
 static bool read_text(hid_t at, const char *name, char text[TEXT_BYTES])
 {

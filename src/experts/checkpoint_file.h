@@ -1,4 +1,5 @@
-/* experts/checkpoint_file.h - one checkpoint file: HDF5 in and out.  checkpoint.c decides which file. */
+/* experts/checkpoint_file.h - one checkpoint file: HDF5 in and out.  checkpoint.c decides which
+ * file. */
 #ifndef HM_EXPERTS_CHECKPOINT_FILE_H
 #define HM_EXPERTS_CHECKPOINT_FILE_H
 
@@ -19,8 +20,9 @@ struct hm_checkpoint_view {
 /* Writes a new file and fsyncs it.  HM_ERR_STORAGE with a line. */
 HM_MUST_CHECK enum hm_status hm_checkpoint_file_write(const char *path,
                                                       const struct hm_checkpoint_view *view);
-/* Fills the arrays, step and dedupe of `view`.  HM_ERR_CORRUPT: unreadable, or its digest is wrong.  HM_ERR_SHAPE: of another
- * uid, kind, size or optimizer; nothing of the arrays is touched then.  Lines name the file. */
+/* Fills the arrays, step and dedupe of `view`.  HM_ERR_CORRUPT: unreadable, or its digest is wrong.
+ * HM_ERR_SHAPE: of another uid, kind, size or optimizer; nothing of the arrays is touched then.
+ * Lines name the file. */
 HM_MUST_CHECK enum hm_status hm_checkpoint_file_read(const char *path,
                                                      struct hm_checkpoint_view *view);
 

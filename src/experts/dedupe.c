@@ -1,8 +1,8 @@
 /* experts/dedupe.c - an anti-replay window a client, least recently used client first out.
  *
- * A client's window is a ring of HM_DEDUPE_WINDOW bits: bit (sequence mod window) says whether that sequence was seen, for
- * sequences in (top - window, top].  Moving top forward clears the bits it passes, so that every operation is O(1) but for
- * a jump, which clears at most the whole window.
+ * A client's window is a ring of HM_DEDUPE_WINDOW bits: bit (sequence mod window) says whether that
+ * sequence was seen, for sequences in (top - window, top].  Moving top forward clears the bits it
+ * passes, so that every operation is O(1) but for a jump, which clears at most the whole window.
  * Stored as:  u32 client count, then for each, oldest use first: id, u64 top, the ring's bytes. */
 #include "experts/dedupe.h"
 

@@ -1,10 +1,12 @@
-/* experts/dedupe.h - which backwards an expert has already applied: an anti-replay window a client (as RFC 6479's).
+/* experts/dedupe.h - which backwards an expert has already applied: an anti-replay window a client
+ * (as RFC 6479's).
  *
- * A client numbers its backward calls to an expert with a growing sequence.  The window keeps, for each of the last
- * clients_max clients, the highest sequence seen and one bit for each of the HM_DEDUPE_WINDOW below it; what is older than
- * the window counts as applied.  So memory is bounded and a gradient is applied at most once, also after a restart,
- * because the window is stored in the checkpoint with the parameters that it speaks of.
- * When a new client finds the table full, the client unseen for longest is forgotten. */
+ * A client numbers its backward calls to an expert with a growing sequence.  The window keeps, for
+ * each of the last clients_max clients, the highest sequence seen and one bit for each of the
+ * HM_DEDUPE_WINDOW below it; what is older than the window counts as applied.  So memory is bounded
+ * and a gradient is applied at most once, also after a restart, because the window is stored in the
+ * checkpoint with the parameters that it speaks of.  When a new client finds the table full, the
+ * client unseen for longest is forgotten. */
 #ifndef HM_EXPERTS_DEDUPE_H
 #define HM_EXPERTS_DEDUPE_H
 

@@ -1,10 +1,11 @@
 /* experts/device_cpu.c - the CPU device: memory, streams, the table of ops, and the size of the
  * calling thread's team.
  *
- * Happy path:   a lane thread, already bound to its cpuset, calls hm_device_cpu_team(0) once;
- * OpenMP then starts its workers from that thread, and they inherit its cpuset. Failure modes:
- * HM_ERR_NO_MEMORY from setup; ops fail only where oneDNN does. Invariants:   a span that alloc
- * gave is freed as it was given: its size says whether it was mapped. */
+ * Happy path:    a lane thread, already bound to its cpuset, calls hm_device_cpu_team once; OpenMP
+ *                then starts its workers from that thread, and they inherit its cpuset.
+ * Failure modes: HM_ERR_NO_MEMORY from setup; ops fail only where oneDNN does.
+ * Invariants:    a span that alloc gave is freed as it was given: its size says whether it was
+ *                mapped. */
 #include "experts/cpu.h"
 
 #include <sched.h>

@@ -1,14 +1,17 @@
 /* experts/expert.c - the expert object: a kind's parameters with their gradients and optimizer
  * slots, and the order of a training step.
  *
- * Happy path:   backward = zero gradients, kind->backward, norm of the gradients, one optimizer
- * pass, step + 1. Failure modes: a caller's non-finite rows are his (HM_ERR_NUMERIC); a non-finite
- * result of finite rows is the expert's (HM_ERR_EXPERT_NUMERIC).  Both are found before the
- * optimizer runs, so nothing has been stepped. Invariants:   parameters and slots change only in
- * the optimizer's pass, and step counts those passes.
+ * Happy path:    backward = zero gradients, kind->backward, norm of the gradients, one optimizer
+ *                pass, step + 1.
+ * Failure modes: a caller's non-finite rows are his (HM_ERR_NUMERIC); a non-finite result of finite
+ *                rows is the expert's (HM_ERR_EXPERT_NUMERIC).  Both are found before the optimizer
+ *                runs, so nothing has been stepped.
+ * Invariants:    parameters and slots change only in the optimizer's pass, and step counts those
+ *                passes.
  *
- *   backward:  check x, dy --NUMERIC--> zero -> forward, dx, gradients -> check dx, norm
- * --EXPERT_NUMERIC--> optimizer -> step + 1 */
+ *   backward:  check x, dy ──► zero ──► forward, dx, gradients ──► check dx, norm ──► optimizer,
+ *                  │ NUMERIC                                           │              step + 1
+ *                  ▼ nothing stepped                    EXPERT_NUMERIC ▼ nothing stepped */
 #include "experts/expert.h"
 
 #include "base/assert.h"

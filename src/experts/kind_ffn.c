@@ -1,11 +1,13 @@
 /* experts/kind_ffn.c - the reference's feed-forward block.
  *
- *   y = x + W6 r2 + b6,   r2 = ReLU(LN4(a2)),   a2 = W3 r1 + b3,   r1 = ReLU(LN1(a1)),   a1 = W0 x
- * + b0
+ *   a1 = W0 x + b0      r1 = ReLU(LN1(a1))
+ *   a2 = W3 r1 + b3     r2 = ReLU(LN4(a2))
+ *   y  = x + W6 r2 + b6
  *
  * with hidden columns in x and y and 4 hidden in between; a parameter's number is its place in the
- * reference's torch.nn.Sequential, so that a state_dict has the same names. Source: hivemind 0.7.1,
- * hivemind/server/layers.
+ * reference's torch.nn.Sequential, so that a state_dict has the same names.
+ *
+ * Source: hivemind 0.7.1, hivemind/server/layers.
  *
  * Scratch: five matrices of 4 hidden columns (a1, r1, a2, r2, and a gradient) and the statistics of
  * two layer norms. */

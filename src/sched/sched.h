@@ -6,12 +6,12 @@
  * thread) and hands it back by post.  A lane that is busy lets rows gather: that is the batching;
  * batch_delay_max adds to it only where asked for.
  *
- * Splitting: a task of more than batch_rows_max rows is split over several batches, and its rows are
- * joined in a slab that submit takes (BUSY if it cannot be had), so that a split never fails later.
- * A task that fits into one batch is never split: it waits for the next one if it does not fit into
- * this one.  So its answer is one piece of the batch's slab, sent without a copy; a backward of it
- * is one optimizer step and is never half applied; and while tasks wait, two batches in a row have
- * together more than batch_rows_max rows.
+ * Splitting: a task of more than batch_rows_max rows is split over several batches, and its rows
+ * are joined in a slab that submit takes (BUSY if it cannot be had), so that a split never fails
+ * later.  A task that fits into one batch is never split: it waits for the next one if it does not
+ * fit into this one.  So its answer is one piece of the batch's slab, sent without a copy; a
+ * backward of it is one optimizer step and is never half applied; and while tasks wait, two batches
+ * in a row have together more than batch_rows_max rows.
  *
  * Memory: a batch's output comes from the buffer pool.  If that is exhausted (slow readers hold
  * replies), the lane's own reserve is used, which hm_pool_create has set aside; while that is lent

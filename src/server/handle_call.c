@@ -1,13 +1,15 @@
 /* server/handle_call.c - HM_METHOD_EXPERT_CALL: a request in, its parts out one by one.
  *
  *   handle ──► pull the payload into one slab ──► decode the table ──► admit each part
- *                                                                        │ refused: answered at
- * once finished ◄── last part answered ◄── task ended: answered ◄────────┘
+ *                                                                       │         │ refused:
+ *                                                                       ▼ task    ▼ answered at once
+ *                     finished ◄── last part answered ◄── task ended: answered ◄──┘
  *
  * Failure modes: what does not decode is answered as a whole with its status; a part that is
- * refused or fails is answered alone; a caller that is gone has its queued parts cancelled, and
- * what they answer leads nowhere. Invariants: a call in calls_busy is finished exactly once, by the
- * answer that takes parts_left to 0; its slab lives until then, so that the lane may read it. */
+ *                refused or fails is answered alone; a caller that is gone has its queued parts
+ *                cancelled, and what they answer leads nowhere.
+ * Invariants:    a call in calls_busy is finished exactly once, by the answer that takes parts_left
+ *                to 0; its slab lives until then, so that the lane may read it. */
 #include "server/internal.h"
 
 #include "tensor/codec.h"

@@ -3,8 +3,8 @@
  * Each piece's rows are checked as they are gathered: rows that are not finite are a stranger's
  * fault, so they are left out (as zeros, whose gradient is zero) and that part alone is refused;
  * the others in the batch, and the expert, never see them.  A batch of nothing else steps nothing.
- * Rows that are finite but overflow inside the expert fail the batch; its pieces are then run one by
- * one, so that again only theirs fails. */
+ * Rows that are finite but overflow inside the expert fail the batch; its pieces are then run one
+ * by one, so that again only theirs fails. */
 #include "server/internal.h"
 
 #include <math.h>
@@ -92,8 +92,8 @@ static void note(const struct hm_served_pass *pass, const struct hm_piece *piece
     if (pass->pass == HM_PASS_BACKWARD && !status && !part->failed) part->stepped = true;
 }
 
-/* Somebody's values overflowed inside the expert, and nothing was stepped: each piece again by itself, so that
- * it fails alone. */
+/* Somebody's values overflowed inside the expert, and nothing was stepped: each piece again by
+ * itself, so that it fails alone. */
 static enum hm_status compute_each(const struct hm_served_pass *pass, const struct hm_batch *batch)
 {
     enum hm_status first = HM_OK;

@@ -3,8 +3,9 @@
  * wrong.
  *
  * Failure modes: encode: HM_ERR_TOO_BIG if the target is too small; decode: HM_ERR_PEER_PROTOCOL
- * for any other length. Invariants:   encode sets target->bytes to what it wrote; on failure
- * nothing of the target is touched. */
+ *                for any other length.
+ * Invariants:    encode sets target->bytes to what it wrote; on failure nothing of the target is
+ *                touched. */
 #include "tensor/codec.h"
 
 #include "base/assert.h"

@@ -1,9 +1,11 @@
 /* tensor/tensor.c - dtypes, shapes and schemas: their sizes, names and wire form.
  *
- * Happy path:   a call's schema is decoded from the wire, compared with the expert's, and its row
- * bytes size the slab. Failure modes: a shape off the wire may say anything: products are checked
- * before they are used for sizes. Invariants:   a schema that was decoded without failing has known
- * dtypes and a row of at most 2^48 elements a tensor.
+ * Happy path:    a call's schema is decoded from the wire, compared with the expert's, and its row
+ *                bytes size the slab.
+ * Failure modes: a shape off the wire may say anything: products are checked before they are used
+ *                for sizes.
+ * Invariants:    a schema that was decoded without failing has known dtypes and a row of at most
+ *                2^48 elements a tensor.
  *
  * Wire form of a schema: u8 tensors; for each u8 dtype, u8 dims, then a u32 a dim. */
 #include "tensor/tensor.h"

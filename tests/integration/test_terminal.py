@@ -45,8 +45,10 @@ def progress_line(lab):
     code, drawn = under_terminal(argv, COLUMNS, 60 * SLOW)
     check(code == 0, 'a training under a terminal ends well', (code, drawn))
     lines = re.sub(r'\x1b\[K', '', drawn).replace('\r\n', '').split('\r')[1:]
-    check(len(lines) > 1 and all(len(line) < COLUMNS for line in lines), 'no progress line reaches the edge of the terminal', lines)
-    check(drawn.count('\n') == 1 and drawn.endswith('\n'), 'they are drawn over one another, and the last one is ended', drawn)
+    fit = len(lines) > 1 and all(len(line) < COLUMNS for line in lines)
+    check(fit, 'no progress line reaches the edge of the terminal', lines)
+    one = drawn.count('\n') == 1 and drawn.endswith('\n')
+    check(one, 'they are drawn over one another, and the last one is ended', drawn)
     check(any(re.match(r'\[#*\.*\] \d+/60 loss', line) for line in lines), 'a bar shows how far it is', lines)
     check(server.terminate() == 0, 'the server stops in order')
 
@@ -65,8 +67,10 @@ def alive(pid):
 
 
 def killed_benchmark(lab):
-    bench = lab.start('bench', 'throughput', '--preset', 'nop', '--clients', 2, '--experts', 1, '--rows', 1, '--hidden', HIDDEN, '--batches', 10**8)
-    children = until(lambda: (found := children_of(bench.pid)) if len(children_of(bench.pid)) == 3 else None, 'a server and two clients run')
+    size = ['--clients', 2, '--experts', 1, '--rows', 1, '--hidden', HIDDEN, '--batches', 10**8]
+    bench = lab.start('bench', 'throughput', '--preset', 'nop', *size)
+    until(lambda: len(children_of(bench.pid)) == 3, 'a server and two clients run')
+    children = children_of(bench.pid)
     bench.kill()
     until(lambda: not any(alive(child) for child in children), 'they end with the benchmark that started them')
     print('ok: a benchmark that is killed leaves no process behind', flush=True)
@@ -76,7 +80,8 @@ def outage(lab):
     meeting = lab.dht()
     where = dict(join=meeting.join, state=lab.path('only'))
     server = lab.serve('ffn.[0:2]', '--save-interval', '1s', **where)
-    trainer = lab.start(*lab.train_arguments(meeting.join, 'ffn.[0:2]', '--steps', 10**9, '--layers', 1, '--timeout', '1s', '--events', lab.path('events')))
+    how = ['--steps', 10**9, '--layers', 1, '--timeout', '1s', '--events', lab.path('events')]
+    trainer = lab.start(*lab.train_arguments(meeting.join, 'ffn.[0:2]', *how))
 
     def events(what):
         with open(lab.path('events'), encoding='ascii') as file:
