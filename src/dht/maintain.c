@@ -88,6 +88,7 @@ static void on_tick(struct hm_timer *timer)
         hm_contact_put(contact);
     }
     hm_dht_refresh(dht, HM_DHT_REFRESH);
+    hm_dht_push_misplaced(dht);
     heal(dht);
     hm_dht_rejoin(dht);
     dht->metrics.contacts.value = dht->table.contact_count;

@@ -143,6 +143,8 @@ void hm_dht_join_close(struct hm_dht *dht);
 
 /* ---- push.c */
 void hm_dht_push_want(struct hm_dht *dht, const struct hm_dht_id *id);
+/* Looks at dictionaries that have changed: those that should be elsewhere are pushed there. */
+void hm_dht_push_misplaced(struct hm_dht *dht);
 void hm_dht_push_open(struct hm_dht *dht);
 void hm_dht_push_close(struct hm_dht *dht);
 

@@ -1,10 +1,15 @@
-/* dht/push.c - giving newcomers what they should hold (Kademlia, section 2.5).
+/* dht/push.c - records to those who should hold them (Kademlia, section 2.5).
  *
- * A contact that connects is noted; when its turn comes, a walk over all dictionaries picks those
- * for which it is among the 5 nearest that we know, and sends their entries.  One contact at a
- * time, one call in flight, a slice of the dictionaries a turn, and each contact at most every 10
- * s: a newcomer costs little, whatever we hold. It may know them already (others push too, and it
- * refuses what it has as stale): that is the price of not relying on any single holder. */
+ * Newcomers:  a contact that connects is noted; when its turn comes, a walk over all dictionaries
+ *             picks those for which it is among the 5 nearest that we know, and sends their
+ *             entries.  It may know them already (others push too, and it refuses what it has as
+ *             stale): the price of not relying on any single holder.
+ * Misplaced:  who stored here may have known less of the swarm than we do (it was cut in pieces).
+ *             A dictionary that has got an entry is looked at once: if we are not among the 5
+ *             nearest, those who are get it.
+ * Cost:       one contact at a time, one call in flight, a slice of the dictionaries a turn, each
+ *             contact at most every 10 s: whatever we hold, the loop is not held up.
+ * Failure:    a push that fails is tried again when its contact is good and its turn comes. */
 #include "base/assert.h"
 #include "dht/node.h"
 #include "dht/record_internal.h"
@@ -40,6 +45,12 @@ static void push_finish(struct hm_push *push)
     if (!dht->closing) hm_timer_start(dht->loop, &dht->push_timer, PUSH_DELAY);
 }
 
+static void push_fail(struct hm_push *push)
+{
+    hm_dht_push_want(push->dht, &push->contact->id);
+    push_finish(push);
+}
+
 static void on_pushed(void *arg, enum hm_status status, const void *bytes, size_t byte_count)
 {
     struct hm_push *push = arg;
@@ -47,7 +58,7 @@ static void on_pushed(void *arg, enum hm_status status, const void *bytes, size_
     (void)byte_count;
     push->call = NULL;
     if (status != HM_OK)
-        push_finish(push);
+        push_fail(push);
     else
         hm_timer_start(push->dht->loop, &push->dht->push_timer, PUSH_DELAY);
 }
@@ -109,7 +120,7 @@ static void batch_send(struct hm_push *push, struct batch *batch)
     hm_ns deadline = hm_deadline_after(dht->loop, HM_DHT_PATIENCE_MAX + HM_S);
     enum hm_status status = hm_dht_call_start(dht, push->contact, HM_METHOD_DHT_STORE, batch->buf,
                                               deadline, on_pushed, push, &push->call);
-    if (status != HM_OK) push_finish(push);
+    if (status != HM_OK) push_fail(push);
 }
 
 static void push_step(struct hm_push *push)
@@ -117,7 +128,7 @@ static void push_step(struct hm_push *push)
     struct hm_dht *dht = push->dht;
     struct batch batch = {0};
     if (hm_buf_pool_get(hm_rpc_buffers(dht->rpc), PUSH_BYTES_MAX, &batch.buf) != HM_OK) {
-        push_finish(push);
+        push_fail(push);
         return;
     }
     hm_writer_init(&batch.writer, batch.buf->base, batch.buf->bytes);
@@ -184,6 +195,20 @@ void hm_dht_push_want(struct hm_dht *dht, const struct hm_dht_id *id)
     if (!entry || dht->closing) return;
     entry->push_wanted = true;
     if (!dht->push) hm_timer_start(dht->loop, &dht->push_timer, PUSH_DELAY);
+}
+
+void hm_dht_push_misplaced(struct hm_dht *dht)
+{
+    for (unsigned i = 0; i < DICTS_A_TURN; i++) {
+        const struct hm_dict *dict = hm_store_next_changed(&dht->store);
+        if (!dict) return;
+        struct hm_contact *nearest[HM_DHT_REPLICAS];
+        unsigned count = hm_table_nearest(&dht->table, &dict->key, false, nearest, HM_DHT_REPLICAS);
+        if (count < HM_DHT_REPLICAS ||
+            hm_distance_compare(&dict->key, &dht->self, &nearest[count - 1]->id) < 0)
+            continue; /* it is in its place */
+        for (unsigned j = 0; j < count; j++) hm_dht_push_want(dht, &nearest[j]->id);
+    }
 }
 
 void hm_dht_push_open(struct hm_dht *dht)

@@ -73,6 +73,7 @@ enum hm_status hm_store_init(struct hm_store *store, unsigned records_max, unsig
                                .bytes_max = bytes_max,
                                .seed = seed};
     hm_list_init(&store->all);
+    hm_list_init(&store->changed);
     store->heap = malloc(records_max * sizeof(struct hm_entry *));
     if (!store->heap) return hm_fail(HM_ERR_NO_MEMORY, "no memory for %u records", records_max);
     enum hm_status status = hm_map_init(&store->dicts, records_max);
@@ -135,6 +136,7 @@ static struct hm_dict *dict_create(struct hm_store *store, const struct hm_dht_i
     if (!dict) return NULL;
     dict->key = *key;
     hm_list_init(&dict->entries);
+    hm_list_init(&dict->changed_link);
     hm_list_push(&store->all, &dict->item.link);
     hm_map_insert(&store->dicts, &dict->node, dict_hash(store, key));
     return dict;
@@ -144,6 +146,7 @@ static void dict_release(struct hm_store *store, struct hm_dict *dict)
 {
     if (dict->entry_count > 0) return;
     hm_list_remove(&dict->item.link);
+    hm_list_remove(&dict->changed_link);
     hm_map_remove(&store->dicts, &dict->node);
     free(dict);
 }
@@ -275,6 +278,11 @@ free_entry:
     return HM_ERR_NO_MEMORY;
 }
 
+static void mark_changed(struct hm_store *store, struct hm_dict *dict)
+{
+    if (!hm_list_linked(&dict->changed_link)) hm_list_push(&store->changed, &dict->changed_link);
+}
+
 enum hm_status hm_store_put(struct hm_store *store, const struct hm_record *record, int64_t wall_ns)
 {
     hm_store_expire(store, wall_ns);
@@ -284,7 +292,16 @@ enum hm_status hm_store_put(struct hm_store *store, const struct hm_record *reco
     struct entry_key key = {&record->key, &record->owner, record->subkey, record->subkey_bytes};
     uint64_t hash = entry_hash(store, &key);
     struct hm_map_node *node = hm_map_find(&store->entries, hash, entry_equal, &key);
-    return node ? replace(store, entry_of_node(node), record) : insert(store, record, hash);
+    enum hm_status status =
+        node ? replace(store, entry_of_node(node), record) : insert(store, record, hash);
+    if (status == HM_OK) mark_changed(store, hm_store_dict(store, &record->key));
+    return status;
+}
+
+struct hm_dict *hm_store_next_changed(struct hm_store *store)
+{
+    struct hm_link *link = hm_list_pop(&store->changed);
+    return link ? HM_CONTAINER_OF(link, struct hm_dict, changed_link) : NULL;
 }
 
 /* ---- walks ----------------------------------------------------------------------------------- */

@@ -22,6 +22,7 @@ struct hm_dict {
     struct hm_dht_id key;
     struct hm_map_node node;
     struct hm_link entries;
+    struct hm_link changed_link;      /* store->changed; idle: nothing new since it was looked at */
     unsigned entry_count, live_count; /* ended ones too; without them */
 };
 struct hm_entry {
@@ -38,7 +39,8 @@ struct hm_entry {
 };
 struct hm_store {
     struct hm_map dicts, entries;
-    struct hm_link all; /* dictionaries, the oldest first */
+    struct hm_link all;     /* dictionaries, the oldest first */
+    struct hm_link changed; /* those that have got entries; their user takes them off */
     struct hm_entry **heap;
     unsigned records_max, entries_max, entry_count, live_count;
     size_t bytes_max, bytes;
@@ -59,6 +61,7 @@ const struct hm_entry *hm_store_first(const struct hm_store *store, const struct
 const struct hm_entry *hm_store_next(const struct hm_entry *entry, int64_t wall_ns);
 /* or NULL */
 struct hm_dict *hm_store_dict(const struct hm_store *store, const struct hm_dht_id *key);
+struct hm_dict *hm_store_next_changed(struct hm_store *store); /* takes it off; NULL: none */
 const struct hm_entry *hm_dict_first(const struct hm_dict *dict, int64_t wall_ns);
 
 /* A walk over all dictionaries that may rest while the store changes; it sees each dictionary

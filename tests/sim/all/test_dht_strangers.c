@@ -282,6 +282,32 @@ static void replayed_records_are_refused(void **state)
     swarm_close(&swarm);
 }
 
+static void a_record_at_the_wrong_place_finds_its_way(void **state)
+{
+    (void)state;
+    enum { NODES = 12 };
+    struct swarm swarm;
+    struct stranger stranger;
+    void *proofs;
+    swarm_open(&swarm, 20);
+    swarm_grow(&swarm, NODES);
+    stranger_open(&stranger, &swarm, NULL);
+    struct hm_record record = record_for(&swarm, "lost", 1, 600 * HM_S);
+    assert_ok(hm_records_sign(stranger.identity, &record, 1, &proofs));
+    for (unsigned i = 0; i < NODES; i++)
+        if (swarm_rank(&swarm, &swarm.node[i], &record.key) == NODES - 1)
+            assert_status(store_one(&stranger, &swarm.node[i], &record), HM_OK);
+    swarm_run(&swarm, 20 * HM_S);
+    for (unsigned i = 0; i < NODES; i++) {
+        unsigned rank = swarm_rank(&swarm, &swarm.node[i], &record.key);
+        bool held = swarm_held(&swarm.node[i], &record.key, &record.owner, "s");
+        assert_int_equal(held, rank < HM_DHT_REPLICAS || rank == NODES - 1);
+    }
+    free(proofs);
+    stranger_close(&stranger);
+    swarm_close(&swarm);
+}
+
 static void a_life_without_end_is_refused(void **state)
 {
     (void)state;
@@ -475,6 +501,7 @@ int main(void)
         cmocka_unit_test(a_forged_record_ends_the_hearing),
         cmocka_unit_test(a_find_that_is_cheap_to_ask_is_bounded_to_answer),
         cmocka_unit_test(replayed_records_are_refused),
+        cmocka_unit_test(a_record_at_the_wrong_place_finds_its_way),
         cmocka_unit_test(a_life_without_end_is_refused),
         cmocka_unit_test(a_full_dictionary_and_a_full_node_refuse),
         cmocka_unit_test(garbage_is_answered_as_garbage),
