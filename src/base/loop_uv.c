@@ -80,6 +80,11 @@ static hm_ns loop_now(struct hm_loop *base)
     return loop->in_batch ? loop->now : clock_ns(CLOCK_MONOTONIC);
 }
 
+hm_ns hm_loop_uv_clock(void)
+{
+    return clock_ns(CLOCK_MONOTONIC);
+}
+
 static int64_t loop_wall_ns(struct hm_loop *base)
 {
     (void)base;

@@ -19,6 +19,9 @@ void hm_loop_uv_destroy(struct hm_loop *loop);
 void hm_loop_uv_run(struct hm_loop *loop);
 void hm_loop_uv_stop(struct hm_loop *loop); /* loop thread; from elsewhere, post */
 
+/* The clock itself, which goes on during a callback: for nothing but sharing the loop's time. */
+hm_ns hm_loop_uv_clock(void);
+
 /* Signals arrive as ordinary callbacks on the loop thread. */
 struct hm_signal {
     void (*cb)(struct hm_signal *signal, int number);

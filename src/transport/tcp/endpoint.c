@@ -187,6 +187,8 @@ void hm_tcp_ep_timer(struct hm_timer *timer)
         hm_tcp_dial_next(ep);
     else if (ep->state == TCP_LINGER)
         linger_end(ep);
+    else if (ep->state == TCP_UP)
+        hm_tcp_receive_timer(ep);
     else
         hm_tcp_ep_fail(ep, HM_ERR_PEER_UNREACHABLE);
 }

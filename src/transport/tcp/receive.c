@@ -181,6 +181,12 @@ static uint8_t *filling_at(const struct tcp_inbound *in)
     return (uint8_t *)base + in->received;
 }
 
+static void filled(struct tcp_ep *ep, size_t byte_count)
+{
+    ep->filling->received += byte_count;
+    if (!ep->filling->buf) ep->pulled_bytes += byte_count;
+}
+
 /* Returns what it cost beyond the bytes. */
 static size_t feed(struct tcp_ep *ep, const uint8_t *at, const uint8_t *end)
 {
@@ -192,7 +198,7 @@ static size_t feed(struct tcp_ep *ep, const uint8_t *at, const uint8_t *end)
         case HM_FRAME_HEAD: status = frame_begin(ep); break;
         case HM_FRAME_PART:
             memcpy(filling_at(ep->filling), ep->reader.part, ep->reader.part_bytes);
-            ep->filling->received += ep->reader.part_bytes;
+            filled(ep, ep->reader.part_bytes);
             break;
         case HM_FRAME_END:
             cost += FRAME_COST;
@@ -237,7 +243,7 @@ static size_t read_once(struct tcp_ep *ep)
     tcp->metrics.bytes_received.value += count;
     size_t cost = count < READ_COST ? READ_COST : count;
     if (!direct) return cost + feed(ep, into, into + count);
-    ep->filling->received += count;
+    filled(ep, count);
     hm_frame_skip(&ep->reader, count);
     return cost + feed(ep, into, into);
 }
@@ -245,8 +251,9 @@ static size_t read_once(struct tcp_ep *ep)
 void hm_tcp_receive(struct tcp_ep *ep)
 {
     size_t spent = 0;
+    hm_ns until = hm_loop_uv_clock() + TCP_READ_MS * HM_MS;
     while (ep->state == TCP_HELLO || ep->state == TCP_UP) {
-        if (spent >= TCP_READ_BUDGET) {
+        if (spent >= TCP_READ_BUDGET || (spent > 0 && hm_loop_uv_clock() >= until)) {
             /* The loop sees what the kernel holds, but not what TLS has taken from it. */
             if (SSL_has_pending(ep->ssl)) {
                 ep->read_more = true;
@@ -276,11 +283,28 @@ bool hm_tcp_receive_control(struct tcp_ep *ep, struct hm_frame *frame)
     *frame = (struct hm_frame){.type = in->control, .value = in->id};
     if (in->control == HM_FRAME_PULL) {
         hm_list_push(&ep->pulling, &in->link);
+        if (!hm_timer_active(&ep->timer)) {
+            ep->pulled_bytes = 0;
+            hm_timer_start(ep->tcp->loop, &ep->timer, ep->tcp->stall_max);
+        }
     } else {
         ep->announces_in--;
         hm_tcp_inbound_put(ep->tcp, in);
     }
     return true;
+}
+
+/* What is pulled into belongs to somebody who may not be waiting any more: a peer that announces and
+ * does not send would keep it for ever. */
+void hm_tcp_receive_timer(struct tcp_ep *ep)
+{
+    if (hm_list_empty(&ep->pulling)) return;
+    if (ep->pulled_bytes == 0) {
+        hm_tcp_ep_fail(ep, HM_ERR_PEER_PROTOCOL);
+        return;
+    }
+    ep->pulled_bytes = 0;
+    hm_timer_start(ep->tcp->loop, &ep->timer, ep->tcp->stall_max);
 }
 
 static void control_later(struct tcp_ep *ep, struct tcp_inbound *in, enum hm_frame_type control)

@@ -196,6 +196,7 @@ static struct tcp *tcp_make(const struct hm_transport_conf *conf, struct hm_loop
     tcp->handshakes_max = conf->endpoints_max / 4 > 4 ? conf->endpoints_max / 4 : 4;
     tcp->receive_bytes_max = conf->receive_bytes_max;
     tcp->handshake_max = conf->handshake_max;
+    tcp->stall_max = 30 * HM_S;
     tcp->turn = (struct hm_timer){.cb = on_turn, .arg = tcp};
     tcp->listener.fd = -1;
     struct hm_link *const lists[] = {&tcp->eps,         &tcp->handshakes,     &tcp->turn_eps,

@@ -28,6 +28,7 @@ enum {
     TCP_WRITE_BUDGET = 256 << 10,
     TCP_BURST_BYTES = 256 << 10, /* messages that may go ahead of pulled data in a row */
     TCP_LINGERS_MAX = 64,
+    TCP_READ_MS = 4,          /* the same in time: what is cheap to ask can be dear to answer */
     TCP_KEY_UPDATES_MAX = 64, /* of one connection: a good peer needs one in 2^24 records */
 };
 
@@ -129,6 +130,7 @@ struct tcp_ep {
     struct hm_link controls, pulling, pulled;
     unsigned inbounds_out; /* in the user's hands */
     unsigned announces_in;
+    size_t pulled_bytes; /* of all pulls, since the timer looked */
     uint64_t announce_seen, credit_left, credit_owed;
 };
 
@@ -150,6 +152,8 @@ struct tcp {
     unsigned endpoints_max, handshakes_max;
     size_t receive_bytes_max;
     hm_ns handshake_max;
+    hm_ns
+        stall_max; /* a peer that has been asked for payloads sends a byte in this time, or goes */
     struct hm_link eps, handshakes; /* all; accepted ones that are not up, oldest first */
     unsigned ep_count, handshake_count, linger_count;
     struct hm_link turn_eps; /* have something to do in the next turn */
@@ -227,6 +231,7 @@ HM_MUST_CHECK bool hm_tcp_send_control(struct tcp_ep *ep, const struct hm_frame 
 void hm_tcp_receive_init(struct tcp_ep *ep);
 void hm_tcp_receive(struct tcp_ep *ep); /* reads what is there, up to the budget; calls the sink */
 void hm_tcp_receive_callbacks(struct tcp_ep *ep);
+void hm_tcp_receive_timer(struct tcp_ep *ep); /* up, and pulls have been under way for stall_max */
 void hm_tcp_receive_abort(struct tcp_ep *ep); /* every accepted pull becomes pulled, with ep->why */
 /* The next frame to be said about a received payload or the credit; false: none. */
 bool hm_tcp_receive_control(struct tcp_ep *ep, struct hm_frame *frame);

@@ -5,9 +5,11 @@
 #include "base/loop_uv.h"
 #include "base/rng.h"
 #include "raw_tls.h"
+#include "transport/tcp/tcp.h"
 
 #include <dirent.h>
 #include <errno.h>
+#include <limits.h>
 #include <stdio.h>
 #include <sys/resource.h>
 
@@ -20,6 +22,9 @@ struct node {
     struct hm_identity *identity;
     struct hm_ep *ep; /* the last that came up */
     unsigned ups, downs, messages, dones;
+    hm_ns toil;               /* what each message costs */
+    struct hm_ep *latest;     /* the one that came up last, up or not */
+    unsigned messages_before; /* its first one */
     enum hm_status why, done_status;
     bool hold, closed;
     struct hm_inbound *held[1024];
@@ -38,15 +43,20 @@ static void on_up(void *arg, struct hm_ep *ep, const struct hm_node_id *id,
 {
     (void)id, (void)h;
     struct node *node = arg;
-    node->ep = ep;
+    node->ep = node->latest = ep;
+    node->messages_before = UINT_MAX;
     node->ups++;
 }
 
 static void on_message(void *arg, struct hm_ep *ep, const void *header, size_t header_bytes,
                        struct hm_inbound *in)
 {
-    (void)ep, (void)header, (void)header_bytes;
+    (void)header, (void)header_bytes;
     struct node *node = arg;
+    hm_ns until = hm_loop_uv_clock() + node->toil;
+    while (node->toil > 0 && hm_loop_uv_clock() < until) continue;
+    if (ep == node->latest && node->messages_before == UINT_MAX)
+        node->messages_before = node->messages;
     node->messages++;
     if (node->hold && node->held_count < HM_COUNT_OF(node->held))
         node->held[node->held_count++] = in;
@@ -715,6 +725,51 @@ static void credit_comes_back_as_payloads_are_dropped(void **state)
     assert_status(world->node.why, HM_ERR_PEER_RESET);
 }
 
+/* What is cheap to ask can be dear to answer: a turn of the loop is shared in time too. */
+static void costly_messages_of_one_peer_do_not_keep_others_waiting(void **state)
+{
+    enum { COSTLY = 16 };
+    struct world *world = *state;
+    node_open(world, &world->node, (struct node_conf){.listen = "127.0.0.1:0"});
+    struct raw_peer greedy = stranger_up(world), modest = stranger_up(world);
+    memset(body, 0, sizeof body);
+    world->node.toil = 10 * HM_MS;
+    for (unsigned i = 0; i < COSTLY; i++)
+        assert_true(
+            raw_frame(&greedy, (struct hm_frame){HM_FRAME_MESSAGE, 0, 8 * KIB, 0}, NULL, body));
+    assert_true(raw_frame(&modest, (struct hm_frame){HM_FRAME_MESSAGE, 0, 1, 0}, NULL, body));
+    while (world->node.messages < COSTLY + 1) pump(world);
+    assert_in_range(world->node.messages_before, 0, COSTLY / 2);
+    raw_close(&greedy);
+    raw_close(&modest);
+}
+
+static void who_announces_and_never_sends_is_let_go_of(void **state)
+{
+    struct world *world = *state;
+    node_open(world, &world->node, (struct node_conf){.listen = "127.0.0.1:0"});
+    HM_CONTAINER_OF(world->node.transport, struct tcp, base)->stall_max = 400 * HM_MS;
+    struct raw_peer peer = stranger_up(world);
+    announce_and_be_pulled(world, &peer, 100);
+    /* A slow sender is not meant: each byte counts. */
+    struct hm_frame data = {.type = HM_FRAME_DATA, .payload_bytes = 1, .value = 1};
+    for (unsigned i = 0; i < 50; i++) {
+        assert_true(raw_frame(&peer, data, NULL, body));
+        (void)run(world, NULL, NULL, 20 * HM_MS);
+    }
+    assert_int_equal(world->node.downs, 0);
+    /* Other messages do not count. */
+    for (unsigned i = 0; i < 60 && world->node.downs == 0; i++) {
+        (void)raw_frame(&peer, (struct hm_frame){HM_FRAME_MESSAGE, 0, 1, 0}, NULL, body);
+        (void)run(world, NULL, NULL, 20 * HM_MS);
+    }
+    await(world, is_down, &world->node);
+    assert_status(world->node.why, HM_ERR_PEER_PROTOCOL);
+    assert_int_equal(world->node.dones, 1);
+    assert_status(world->node.done_status, HM_ERR_PEER_PROTOCOL);
+    raw_close(&peer);
+}
+
 static void a_connection_cut_in_a_frame_is_reset(void **state)
 {
     struct world *world = *state;
@@ -878,6 +933,8 @@ int main(void)
         CASE(every_broken_rule_ends_the_connection_and_it_alone),
         CASE(more_eager_bytes_than_the_credit_are_a_broken_rule),
         CASE(credit_comes_back_as_payloads_are_dropped),
+        CASE(costly_messages_of_one_peer_do_not_keep_others_waiting),
+        CASE(who_announces_and_never_sends_is_let_go_of),
         CASE(a_connection_cut_in_a_frame_is_reset),
         CASE(what_was_sent_before_disconnect_is_said_before_goodbye),
         CASE(key_updates_are_taken_but_not_without_end),
