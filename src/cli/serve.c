@@ -1,0 +1,145 @@
+/* cli/serve.c - hosts experts on a node: options, start, orderly end. */
+#include "cli/serve.h"
+
+#include "moe/uid.h"
+#include "server/server.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define AT(member) offsetof(struct serve_conf, member)
+const struct hm_option serve_options[] = {
+    {"experts", HM_OPTION_STRING, NULL, "PATTERN",
+     "uids to host, comma-separated: ffn.0.1 or ffn.[0:4].[0:4] (end exclusive)", AT(experts), 0,
+     0},
+    {"kind", HM_OPTION_STRING, "ffn", "KIND",
+     "what the experts compute: ffn, or nop (gives back its input)", AT(kind), 0, 0},
+    {"hidden", HM_OPTION_U32, "1024", "COLUMNS", "features of a row, in and out", AT(hidden), 1,
+     65536},
+    {"optimizer", HM_OPTION_STRING, "adam", "NAME", "sgd, adam or adamw", AT(optimizer), 0, 0},
+    {"rate", HM_OPTION_F32, "0.001", "RATE", "learning rate of the experts", AT(rate), 1e-9, 100},
+    {"clip-norm", HM_OPTION_F32, "0", "NORM", "scale larger gradients down to this norm; 0: never",
+     AT(clip_norm), 0, 1e9},
+    {"weight-decay", HM_OPTION_F32, "0", "DECAY", "of sgd and adamw", AT(weight_decay), 0, 10},
+    {"seed", HM_OPTION_U64, "0", "SEED",
+     "of new experts' parameters; the same seed gives the same experts", AT(seed), 0, 0},
+    {"device", HM_OPTION_STRING, "auto", "NAME", "where they run: auto or cpu", AT(device), 0, 0},
+    {"lane-threads", HM_OPTION_U32, "0", "COUNT", "threads that compute; 0: one a processor",
+     AT(lane_threads), 0, 1024},
+    {"batch-rows-max", HM_OPTION_U32, "2048", "ROWS", "never run more rows at once",
+     AT(batch_rows_max), 1, 1 << 20},
+    {"queue-rows-max", HM_OPTION_U32, "65536", "ROWS",
+     "an expert's queue; over it callers are told BUSY", AT(queue_rows_max), 1, 1 << 30},
+    {"save-interval", HM_OPTION_DURATION, "60s", "TIME",
+     "checkpoint experts that have changed so often (needs --state)", AT(save_interval), 0.1,
+     86400},
+    {"drain-timeout", HM_OPTION_DURATION, "10s", "TIME",
+     "how long an orderly end may wait for running calls", AT(drain_timeout), 0, 3600},
+    {"json", HM_OPTION_BOOL, "false", NULL, "say what happens as lines of JSON", AT(json), 0, 0},
+};
+const unsigned serve_option_count = HM_COUNT_OF(serve_options);
+
+static enum hm_status host(struct hm_server *server, const struct serve_conf *conf)
+{
+    struct hm_expert_options expert = {.kind = conf->kind,
+                                       .hidden = conf->hidden,
+                                       .optimizer = conf->optimizer,
+                                       .rate = conf->rate,
+                                       .clip_norm = conf->clip_norm,
+                                       .weight_decay = conf->weight_decay,
+                                       .seed = conf->seed};
+    char *list = strdup(conf->experts), *rest = list, *pattern;
+    enum hm_status status = list ? HM_OK : HM_ERR_NO_MEMORY;
+    while (!status && (pattern = strsep(&rest, ",")))
+        status = hm_server_host(server, pattern, &expert);
+    free(list);
+    return status;
+}
+
+enum hm_status serve_check(const struct serve_conf *conf)
+{
+    if (!conf->experts)
+        return hm_fail(HM_ERR_INVALID,
+                       "name the experts to host, for example --experts 'ffn.[0:4].[0:4]'");
+    if (!hm_expert_kind_find(conf->kind) || !hm_optimizer_find(conf->optimizer))
+        return HM_ERR_INVALID;
+    if (conf->queue_rows_max < conf->batch_rows_max)
+        return hm_fail(HM_ERR_INVALID,
+                       "--queue-rows-max %u is less than one batch (--batch-rows-max %u)",
+                       conf->queue_rows_max, conf->batch_rows_max);
+    char *list = strdup(conf->experts), *rest = list, *pattern;
+    enum hm_status status = list ? HM_OK : HM_ERR_NO_MEMORY;
+    while (!status && (pattern = strsep(&rest, ","))) {
+        struct hm_uid *uids;
+        unsigned count;
+        status = hm_uid_expand(pattern, 65536, &uids, &count);
+        if (!status) free(uids);
+    }
+    free(list);
+    return status;
+}
+
+static void say_started(const struct serve_conf *conf, struct hm_server *server, const char *line)
+{
+    const struct hm_expert_server *inner = hm_server_inner(server);
+    unsigned experts = hm_expert_server_expert_count(inner),
+             restored = hm_expert_server_restored_count(inner);
+    uint64_t step = hm_expert_server_restored_step(inner);
+    if (conf->json) {
+        struct hm_json json;
+        hm_json_init(&json);
+        hm_json_object_begin(&json, NULL);
+        hm_json_string(&json, "event", "serving");
+        hm_json_string(&json, "join", line);
+        hm_json_uint(&json, "experts", experts);
+        hm_json_uint(&json, "restored", restored);
+        hm_json_uint(&json, "restored_step", step);
+        hm_json_object_end(&json);
+        printf("%s\n", hm_json_text(&json));
+        hm_json_fini(&json);
+    } else {
+        printf("serving %u experts (%s, %u columns)", experts, conf->kind, conf->hidden);
+        if (restored)
+            printf(", %u restored from checkpoints, the newest at step %llu", restored,
+                   (unsigned long long)step);
+        printf("\njoin with:\n%s\n", line);
+    }
+    fflush(stdout);
+}
+
+int serve_start(struct hm_node *node, const struct serve_conf *conf, struct hm_server **out)
+{
+    struct hm_server *server = NULL;
+    char line[HM_JOIN_LINE_BYTES];
+    struct hm_server_options options = {.device = conf->device,
+                                        .batch_rows_max = conf->batch_rows_max,
+                                        .queue_rows_max = conf->queue_rows_max,
+                                        .save_interval_ms = (int)(conf->save_interval / HM_MS),
+                                        .lane_threads = conf->lane_threads};
+    enum hm_status status = hm_server_open(node, &options, &server);
+    if (!status) status = host(server, conf);
+    if (!status) status = hm_server_start(server);
+    if (!status) status = hm_node_join_line(node, line, sizeof(line));
+    if (status) {
+        int code = cli_fail(CLI_FAILED, status);
+        hm_server_close(server);
+        return code;
+    }
+    say_started(conf, server, line);
+    *out = server;
+    return CLI_GO_ON;
+}
+
+int serve_end(struct hm_server *server, const struct serve_conf *conf)
+{
+    enum hm_status status = hm_server_drain(server, (int)(conf->drain_timeout / HM_MS));
+    uint64_t saved = hm_expert_server_saved_count(hm_server_inner(server));
+    if (conf->json)
+        printf("{\"event\":\"stopped\",\"checkpoints_written\":%llu,\"status\":\"%s\"}\n",
+               (unsigned long long)saved, hm_status_name(status));
+    else
+        printf("stopped; %llu checkpoints written\n", (unsigned long long)saved);
+    hm_server_close(server);
+    return status ? cli_fail(CLI_FAILED, status) : CLI_OK;
+}
