@@ -1,4 +1,5 @@
-/* cli/cmd_serve.c - hivemind serve: hosts experts until SIGINT or SIGTERM, then drains and saves. */
+/* cli/cmd_serve.c - hivemind serve: hosts experts until SIGINT or SIGTERM, then drains and
+ * saves. */
 #include "cli/serve.h"
 
 static const char usage[] =

@@ -17,8 +17,8 @@ extern const unsigned serve_option_count;
 
 /* A malformed pattern is a usage error, said before anything is opened. */
 HM_MUST_CHECK enum hm_status serve_check(const struct serve_conf *conf);
-/* Opens the server on the node, restores or makes its experts, serves and announces; says so on stdout.
- * CLI_GO_ON, or CLI_FAILED after the line. */
+/* Opens the server on the node, restores or makes its experts, serves and announces; says so on
+ * stdout. CLI_GO_ON, or CLI_FAILED after the line. */
 int serve_start(struct hm_node *node, const struct serve_conf *conf, struct hm_server **server);
 /* Withdraws, finishes, saves; says so on stdout.  CLI_OK or CLI_FAILED. */
 int serve_end(struct hm_server *server, const struct serve_conf *conf);

@@ -1,7 +1,8 @@
 /* cli/train.c - a training: a classifier on a data file, its mixtures in the swarm.
  *
- * A step that fails (fewer than k_min experts answered some row) is tried again with the same rows; only many in a row
- * end the training.  SIGINT ends it after the step, with the result so far. */
+ * A step that fails (fewer than k_min experts answered some row) is tried again with the same
+ * rows; only many in a row end the training.  SIGINT ends it after the step, with the result so
+ * far. */
 #include "cli/train.h"
 
 #include "api/swarm.h"
@@ -15,6 +16,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+enum { EVALUATE_ROWS_MAX = 1024, EVALUATE_TRIES = 5 };
 
 #define AT(member) offsetof(struct train_conf, member)
 const struct hm_option train_options[] = {
@@ -70,7 +73,7 @@ struct training {
     hm_ns look_next, started;
 };
 
-/* ---- set-up ------------------------------------------------------------------------------------ */
+/* ---- set-up ---------------------------------------------------------------------------------- */
 
 static enum hm_status open_events(struct training *t)
 {
@@ -99,7 +102,7 @@ static enum hm_status training_alloc(struct training *t)
     return HM_OK;
 }
 
-/* ---- steps ------------------------------------------------------------------------------------- */
+/* ---- steps ---------------------------------------------------------------------------------- */
 
 static void next_batch(struct training *t)
 {
@@ -122,8 +125,8 @@ static void pause_after(struct training *t, unsigned failures)
     while (cli_now() < end && !cli_stop_asked(t->stop)) poll(NULL, 0, 10);
 }
 
-/* Accuracy on the rows kept for testing, so many at once that servers have room for them.  Each lot is
- * tried again while a server has just died. */
+/* Accuracy on the rows kept for testing, so many at once that servers have room for them.  Each
+ * lot is tried again while a server has just died. */
 static enum hm_status evaluate(struct training *t)
 {
     uint32_t first = t->data.train_count, count = t->data.row_count - first;
@@ -146,8 +149,8 @@ static enum hm_status evaluate(struct training *t)
     return HM_OK;
 }
 
-/* Counts the live experts once a second; where a look takes long (a node that is gone is waited for) less
- * often, so that training has at least three quarters of the time. */
+/* Counts the live experts once a second; where a look takes long (a node that is gone is waited
+ * for) less often, so that training has at least three quarters of the time. */
 static void look_around(struct training *t)
 {
     hm_ns before = cli_now();
@@ -199,7 +202,8 @@ static float rate_at(const struct training *t)
     return t->conf->rate * (0.1f + 0.9f * 0.5f * (1.0f + __builtin_cosf(3.14159265f * part)));
 }
 
-/* The experts do not take our rows: asks one what it takes, so that the line says how to mend it. */
+/* The experts do not take our rows: asks one what it takes, so that the line says how to mend
+ * it. */
 static enum hm_status explain_shape(struct training *t)
 {
     struct hm_remote_expert *expert = NULL;
@@ -263,8 +267,8 @@ static int train(struct training *t, struct cli_progress *progress)
         look_around(t);
         report(t, progress, status);
     }
-    /* A launch that is told to end has seconds, and its servers drain: the last epoch's accuracy has
-     * to do. */
+    /* A launch that is told to end has seconds, and its servers drain: the last epoch's accuracy
+     * has to do. */
     if (conf->part && cli_stop_asked(t->stop)) return CLI_OK;
     enum hm_status status = evaluate(t);
     return status ? give_up(progress, status) : CLI_OK;
@@ -319,7 +323,9 @@ int train_run(struct training *t, struct hm_node *node, struct cli_stop *stop)
                     .balance = conf->balance}};
     struct cli_progress progress;
     memcpy(model.mixture.grid, grid->grid, sizeof(grid->grid));
-    enum hm_status status = grid_check(t->node, grid);
+    t->node = node;
+    t->stop = stop;
+    enum hm_status status = grid_check(node, grid);
     if (!status) status = training_alloc(t);
     if (!status) status = open_events(t);
     if (!status) status = model_open(t->node, &model, &t->model);

@@ -14,15 +14,14 @@ struct train_conf {
     /* No options: what a swarm's launch adds. */
     bool part;     /* of a launch: `rank` stands in the result; asked to stop it ends at once */
     unsigned rank; /* in the launch */
-    uint64_t
-        own; /* of several trainers: shifts the order of rows and the local layers, not the split */
+    uint64_t own;  /* of several trainers: another order of rows, other local layers; one split */
 };
 extern const struct hm_option train_options[];
 extern const unsigned train_option_count;
 
 struct training;
-/* Checks the options (CLI_USAGE) and loads the data (CLI_FAILED); CLI_GO_ON: *training.  The configuration stays the
- * caller's and is used until train_free. */
+/* Checks the options (CLI_USAGE) and loads the data (CLI_FAILED); CLI_GO_ON: *training.  The
+ * configuration stays the caller's and is used until train_free. */
 int train_prepare(const struct train_conf *conf, struct training **training);
 /* To the last step, or until asked to stop; says the result on stdout.  CLI_OK or CLI_FAILED. */
 int train_run(struct training *training, struct hm_node *node, struct cli_stop *stop);

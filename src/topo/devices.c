@@ -1,9 +1,11 @@
 /* topo/devices.c - GPUs and network cards out of an hwloc topology, and who is near whom.
  *
- * Happy:  cards with RDMA -> GPUs, each with its nearest NUMA node and card -> CUDA_VISIBLE_DEVICES.
+ * Happy:  cards with RDMA -> GPUs, each with its nearest NUMA node and card ->
+ * CUDA_VISIBLE_DEVICES.
  * Fails:  never; what hwloc does not know is "" or HM_NIC_NONE.
- * Keeps:  a GPU's nic is HM_NIC_NONE or a card that is up; cards as near as each other are shared out
- *         evenly, so that eight GPUs and four cards under one bridge do not meet on one card. */
+ * Keeps:  a GPU's nic is HM_NIC_NONE or a card that is up; cards as near as each other are shared
+ *         out evenly, so that eight GPUs and four cards under one bridge do not meet on one
+ *         card. */
 #include "topo/devices.h"
 #include "topo/cpuset.h"
 
@@ -40,10 +42,10 @@ static void pci_text(hwloc_obj_t pci, char text[32])
              (unsigned)at->dev, (unsigned)at->func);
 }
 
-/* ---- network cards ------------------------------------------------------------------------------ */
+/* ---- network cards ----------------------------------------------------------------------------- */
 
-/* hwloc tells each port's state as Linux does: "4" is active.  A stored machine without states counts
- * as up. */
+/* hwloc tells each port's state as Linux does: "4" is active.  A stored machine without states
+ * counts as up. */
 static unsigned port_up(hwloc_obj_t device)
 {
     bool told = false;
@@ -102,7 +104,7 @@ static int nic_near(const struct hm_topo *topo, hwloc_obj_t const *object, hwloc
     return best;
 }
 
-/* ---- GPUs --------------------------------------------------------------------------------------- */
+/* ---- GPUs -------------------------------------------------------------------------------------- */
 
 /* NVML's object on the same PCI device knows the UUID. */
 static void uuid_read(hwloc_obj_t pci, char *uuid, size_t uuid_bytes)

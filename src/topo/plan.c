@@ -140,7 +140,7 @@ static enum hm_status gpu_lanes(const struct hm_topo *topo, const struct hm_topo
                    wish->device, topo->gpu[0].name, topo->gpu[topo->gpu_count - 1].name);
 }
 
-/* ---- network cards ------------------------------------------------------------------------------ */
+/* ---- network cards ----------------------------------------------------------------------------- */
 
 /* Of the cards that are up, one of the lane's nodes if there is any, and of those the one that the
  * fewest lanes use. */

@@ -82,9 +82,9 @@ struct hm_topo_plan {
  * start.  Thread: any. */
 HM_MUST_CHECK enum hm_status hm_topo_discover(const char *xml, struct hm_topo *topo);
 /* Leaves the GPUs of `visible`, in its order and named cuda0, cuda1... as CUDA names them to this
- * process.  As in CUDA: indices or unambiguous beginnings of UUIDs ("GPU-8932f"), comma-separated; the
- * first that names no GPU, or one again, ends the list.  A UUID that cannot be looked up here (facts
- * without UUIDs, MIG instances) is a GPU of unknown place.  Pure. */
+ * process.  As in CUDA: indices or unambiguous beginnings of UUIDs ("GPU-8932f"), comma-separated;
+ * the first that names no GPU, or one again, ends the list.  A UUID that cannot be looked up here
+ * (facts without UUIDs, MIG instances) is a GPU of unknown place.  Pure. */
 void hm_topo_gpus_show(struct hm_topo *topo, const char *visible);
 /* HM_ERR_INVALID with a line for a wish that the machine cannot fulfil. */
 HM_MUST_CHECK enum hm_status hm_topo_plan(const struct hm_topo *topo,

@@ -1,5 +1,5 @@
-/* topo/visible.c - CUDA_VISIBLE_DEVICES on facts: Slurm and mpirun set it, and CUDA then numbers the
- * GPUs that are left anew.  Pure. */
+/* topo/visible.c - CUDA_VISIBLE_DEVICES on facts: Slurm and mpirun set it, and CUDA then numbers
+ * the GPUs that are left anew.  Pure. */
 #include "topo/topo.h"
 
 #include <ctype.h>

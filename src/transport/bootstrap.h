@@ -54,8 +54,8 @@ HM_MUST_CHECK enum hm_status hm_bootstrap_allgather(struct hm_bootstrap *bootstr
 /* Waits for the others, so that nobody misses the last round; not after an error. */
 void hm_bootstrap_close(struct hm_bootstrap *bootstrap);
 
-/* What the launcher's environment says of this process; -1 where it says nothing.  `means` is "mpi",
- * or NULL where no MPI launcher started us. */
+/* What the launcher's environment says of this process; -1 where it says nothing.  `means` is
+ * "mpi", or NULL where no MPI launcher started us. */
 struct hm_launch {
     int rank, size;
     const char *means;

@@ -4,10 +4,10 @@
  *   DIR/closed.rank-<r>        left behind: the folder is used up
  *
  * Owns:   its own rank's files; it removes them at close (a fabric key is in one).
- * Happy:  round 0 exchanges nonces; each later file carries the digest of all nonces, so that a file
- *         of an earlier launch is told from one of this.  Files are polled for.
- * Fails:  our file is there before we wrote it, or another's digest is not ours: the folder has been
- *         used.  A rank that does not come: HM_ERR_TIMED_OUT, which names it.
+ * Happy:  round 0 exchanges nonces; each later file carries the digest of all nonces, so that a
+ *         file of an earlier launch is told from one of this.  Files are polled for.
+ * Fails:  our file is there before we wrote it, or another's digest is not ours: the folder has
+ *         been used.  A rank that does not come: HM_ERR_TIMED_OUT, which names it.
  * Keeps:  a round's files stay until everybody has come to the next round, the last one's until
  *         everybody has closed. */
 #include "base/assert.h"
@@ -60,7 +60,7 @@ static enum hm_status storage_failed(const char *what, const char *path)
                    what, path, strerror(errno));
 }
 
-/* ---- one file ----------------------------------------------------------------------------------- */
+/* ---- one file ---------------------------------------------------------------------------------- */
 
 static size_t encode(const struct file_bootstrap *b, uint32_t round,
                      const struct hm_bootstrap_blob *blob, uint8_t bytes[FILE_BYTES_MAX])
@@ -160,7 +160,7 @@ static enum hm_status read_file(const struct file_bootstrap *b, uint32_t round, 
     return HM_OK;
 }
 
-/* ---- rounds ------------------------------------------------------------------------------------- */
+/* ---- rounds ------------------------------------------------------------------------------------ */
 
 /* Asks the file server for the folder's names: NFS believes for half a minute that a file which was
  * not there is not there. */

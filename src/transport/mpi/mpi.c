@@ -3,7 +3,8 @@
  * Happy:  MPI_Init_thread -> one MPI_Iallgather a round -> MPI_Finalize.
  * Fails:  a rank that does not come to a round: HM_ERR_TIMED_OUT, and MPI is left as it is, since
  *         MPI_Finalize would wait for that rank too.
- * Keeps:  no MPI call after close.  Which launcher lets ranks die alone afterwards: docs/cluster.md. */
+ * Keeps:  no MPI call after close.  Which launcher lets ranks die alone afterwards:
+ * docs/cluster.md. */
 #include "base/assert.h"
 #include "base/module.h"
 #include "transport/bootstrap.h"
