@@ -2,7 +2,9 @@
  *
  * Every address is dialled; who answers first, and is who the join line says, is the seed of a
  * search for our own id.  Dialling, and not the search, finds out why nobody is there: another node,
- * another swarm and another wire version are told apart from silence.
+ * another swarm and another wire version are told apart from silence.  Who takes the connection and
+ * hangs up has no room for one more just now, or is about to end: he is dialled again until the
+ * deadline.
  *
  * The search fills our table and makes us known to our neighbours; then every bucket is refreshed
  * once, in the background.
@@ -20,6 +22,8 @@
 
 #include <stdlib.h>
 
+#define AGAIN (200 * HM_MS)
+
 struct join_dial {
     struct joining *join; /* NULL: it is over */
     struct hm_addr addr;
@@ -31,6 +35,7 @@ struct joining {
     struct hm_node_id expect;
     bool expects;
     enum hm_status why; /* the most telling failure of a dial so far */
+    struct hm_timer again;
     hm_ns deadline;
     struct hm_timer timer; /* the turn to start, then the deadline */
     bool started;
@@ -47,6 +52,7 @@ static void join_finish(struct joining *join, enum hm_status status)
     void (*cb)(void *arg, enum hm_status status) = join->cb;
     void *arg = join->arg;
     hm_timer_stop(dht->loop, &join->timer);
+    hm_timer_stop(dht->loop, &join->again);
     hm_search_destroy(join->search);
     for (unsigned i = 0; i < join->addrs.count; i++)
         if (join->dial[i]) join->dial[i]->join = NULL;
@@ -95,11 +101,27 @@ static void search_from_dialled(struct joining *join, struct hm_peer *peer,
     hm_contact_put(contact);
 }
 
-/* Somebody who refuses us says more than an address where nobody is. */
+/* Somebody who refuses us says more than one who hangs up, and he more than an address where nobody
+ * is. */
+static int telling(enum hm_status status)
+{
+    if (status == HM_ERR_PEER_DENIED || status == HM_ERR_PEER_VERSION) return 3;
+    return status == HM_ERR_PEER_RESET ? 2 : status != HM_OK;
+}
+
 static void note(struct joining *join, enum hm_status status)
 {
-    bool telling = status == HM_ERR_PEER_DENIED || status == HM_ERR_PEER_VERSION;
-    if (telling || join->why == HM_OK) join->why = telling ? status : HM_ERR_PEER_UNREACHABLE;
+    if (telling(status) > telling(join->why))
+        join->why = telling(status) > 1 ? status : HM_ERR_PEER_UNREACHABLE;
+}
+
+static void dials_failed(struct joining *join)
+{
+    struct hm_loop *loop = join->dht->loop;
+    if (join->why == HM_ERR_PEER_RESET && hm_deadline_left(loop, join->deadline) > 0)
+        hm_timer_start(loop, &join->again, AGAIN + hm_loop_random(loop, HM_RANDOM_RETRY) % AGAIN);
+    else
+        join_finish(join, join->why);
 }
 
 static void on_dialled(void *arg, enum hm_status status, struct hm_peer *peer)
@@ -121,7 +143,7 @@ static void on_dialled(void *arg, enum hm_status status, struct hm_peer *peer)
             search_from_dialled(join, peer, &addr);
         else
             note(join, status);
-        if (status != HM_OK && join->dials_pending == 0) join_finish(join, join->why);
+        if (status != HM_OK && join->dials_pending == 0) dials_failed(join);
     }
     hm_peer_put(peer);
 }
@@ -142,11 +164,17 @@ static void dial_all(struct joining *join)
     if (join->dials_pending == 0) join_finish(join, HM_ERR_PEER_UNREACHABLE);
 }
 
+static void on_again(struct hm_timer *timer)
+{
+    struct joining *join = timer->arg;
+    dial_all(join);
+}
+
 static void on_timer(struct hm_timer *timer)
 {
     struct joining *join = timer->arg;
     if (join->started) {
-        join_finish(join, HM_ERR_TIMED_OUT);
+        join_finish(join, join->why == HM_ERR_PEER_RESET ? join->why : HM_ERR_TIMED_OUT);
         return;
     }
     join->started = true;
@@ -170,6 +198,7 @@ static enum hm_status begin(struct hm_dht *dht, const struct hm_addrs *addrs,
     join->deadline = deadline;
     join->cb = cb;
     join->arg = arg;
+    join->again = (struct hm_timer){.cb = on_again, .arg = join};
     join->timer.cb = on_timer;
     join->timer.arg = join;
     hm_list_push(&dht->joins, &join->link);

@@ -1,9 +1,13 @@
 """The main job by hand: a swarm is started, joined, looked at and trained on; its servers stop and come back."""
 
+import contextlib
+import itertools
 import json
 import re
+import socket
+import threading
 
-from hivemind_lab import checkpoints, check, run_test
+from hivemind_lab import check, checkpoints, port_of, run_test
 
 GRID = 'ffn.[0:2].[0:3]'
 
@@ -115,6 +119,38 @@ def come_back(lab, states):
     )
 
 
+def busy_door(upstream, refusals):
+    """A port that hangs up on the first callers, as a server without room for strangers does, and then leads to it."""
+    door = socket.create_server(('127.0.0.1', 0))
+
+    def pump(source, sink):
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
+
+    def serve():
+        for number in itertools.count():
+            caller, _ = door.accept()
+            if number < refusals:
+                caller.close()
+                continue
+            inside = socket.create_connection(upstream)
+            for ends in ((caller, inside), (inside, caller)):
+                threading.Thread(target=pump, args=ends, daemon=True).start()
+
+    threading.Thread(target=serve, daemon=True).start()
+    return door.getsockname()[1]
+
+
+def joins_a_busy_node(lab):
+    node = lab.dht()
+    _, port = port_of(node.join)
+    through = node.join.replace(f':{port}', f':{busy_door(("127.0.0.1", port), 2)}')
+    check(lab.status(through)['experts'] == [], 'who is hung up on tries to join again, until --join-timeout')
+    check(node.terminate() == 0, 'the node ends in order')
+
+
 def same_identity(lab, state):
     ids = []
     for _ in range(2):
@@ -139,6 +175,7 @@ def test(lab):
     state_is_locked(lab, states[0], second.join)
     stop_in_order(lab, first, second, states)
     come_back(lab, states)
+    joins_a_busy_node(lab)
     same_identity(lab, lab.path('dht'))
 
 

@@ -275,19 +275,11 @@ class Lab:
         return result.json
 
     def train_arguments(self, join, experts, *arguments, hidden=HIDDEN, data=DIGITS):
-        return [
-            'train',
-            '--join',
-            join,
-            '--experts',
-            experts,
-            '--hidden',
-            hidden,
-            '--data',
-            data,
-            '--json',
-            *arguments,
-        ]
+        """The deadlines are long, so that nothing is late because the machine is busy, and no dead server is
+        survived by waiting only."""
+        patience = [] if '--timeout' in arguments else ['--timeout', '60s', '--timeout-after-k-min', '60s']
+        where = ['--join', join, '--experts', experts, '--hidden', hidden, '--data', data, '--json']
+        return ['train', *where, *patience, *arguments]
 
     def train(self, join, experts, *arguments, seconds=60 * SLOW, **how):
         """Trains to the end."""
