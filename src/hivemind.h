@@ -35,7 +35,7 @@ struct hm_node_options {
     const char
         *advertise;    /* "host:port" that others reach us at, where it differs; NULL: `listen` */
     const char *swarm; /* the swarm's public name; NULL: the join line's, or none */
-    size_t memory_bytes_max; /* of message buffers; 0: 2 GiB */
+    size_t memory_bytes_max; /* of message buffers, 16 MiB or more; 0: 2 GiB */
     int join_timeout_ms;     /* 0: 10,000 */
 };
 /* Joins before it returns: a dead join line is an error here, not later. */
@@ -81,7 +81,7 @@ void hm_remote_expert_put(struct hm_remote_expert *expert);
 
 struct hm_remote_mixture; /* gate + beam search over a grid of experts */
 struct hm_remote_mixture_options {
-    const char *name; /* "ffn" */
+    const char *name; /* "ffn"; never NULL */
     unsigned grid_dims;
     uint32_t grid[4];
     uint32_t hidden;

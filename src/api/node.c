@@ -25,7 +25,7 @@ enum {
     DICTIONARY_ENTRIES_MAX = 8192,
     QUERIES_MAX = 256,
 };
-static const size_t memory_bytes_standard = (size_t)2 << 30;
+static const size_t memory_bytes_standard = (size_t)2 << 30, memory_bytes_min = (size_t)16 << 20;
 static const size_t receive_bytes_max = (size_t)1
                                         << 20; /* eager bytes a peer may have in flight to us */
 
@@ -76,6 +76,9 @@ static enum hm_status read_options(struct hm_node *node)
 {
     const struct hm_node_options *options = &node->options;
     node->hello = (struct hm_hello){.wire_major = HM_WIRE_MAJOR, .wire_minor = HM_WIRE_MINOR};
+    if (options->memory_bytes_max > 0 && options->memory_bytes_max < memory_bytes_min)
+        return hm_fail(HM_ERR_INVALID, "memory_bytes_max is %zu; give %zu or more, or 0",
+                       options->memory_bytes_max, memory_bytes_min);
     if (options->join) {
         enum hm_status status = hm_join_parse(options->join, &node->join);
         if (status) return status;

@@ -152,6 +152,7 @@ void hm_remote_expert_put(struct hm_remote_expert *expert)
 int hm_remote_mixture_open(struct hm_node *node, const struct hm_remote_mixture_options *options,
                            struct hm_remote_mixture **out)
 {
+    if (!options->name) return hm_fail(HM_ERR_INVALID, "a mixture needs the name of its experts");
     if (options->grid_dims < 1 || options->grid_dims > HM_GRID_DIMS_MAX)
         return hm_fail(HM_ERR_INVALID, "a grid has 1 to %d dimensions, not %u", HM_GRID_DIMS_MAX,
                        options->grid_dims);

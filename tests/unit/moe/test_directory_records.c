@@ -33,7 +33,7 @@ static enum hm_status judge(const struct hm_record *record)
 static struct hm_declaration declare(const char *const *uid, unsigned count,
                                      const struct hm_server_info *info, bool withdraw)
 {
-    struct hm_uid uids[16];
+    struct hm_uid uids[16] = {0};
     struct hm_declaration declaration;
     for (unsigned i = 0; i < count; i++) assert_ok(hm_uid_parse(uid[i], &uids[i]));
     assert_ok(hm_declaration_make(info, uids, count, withdraw, 1000, &declaration));
