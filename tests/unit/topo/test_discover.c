@@ -221,8 +221,9 @@ static const char *visible(const char *xml, const char *list)
         char name[16];
         snprintf(name, sizeof name, "cuda%u", g);
         assert_string_equal(topo.gpu[g].name, name);
-        strncat(buses, topo.gpu[g].pci[0] ? topo.gpu[g].pci + 5 : "??", 2);
-        strcat(buses, " ");
+        const char *bus = topo.gpu[g].pci[0] ? topo.gpu[g].pci + 5 : "??";
+        size_t used = strlen(buses);
+        snprintf(buses + used, sizeof buses - used, "%.2s ", bus);
     }
     return buses;
 }
