@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <sys/stat.h>
 #include <time.h>
+#include <unistd.h>
 
 static struct swarm swarm;
 static float x[ROWS_MAX * COLUMNS], dy[ROWS_MAX * COLUMNS];
@@ -216,7 +217,10 @@ static enum hm_status ask(void)
 static void wait_draining(void)
 {
     enum hm_status status = HM_ERR_EXPERT_GONE;
-    for (unsigned i = 0; i < 5000 && status == HM_ERR_EXPERT_GONE; i++) status = ask();
+    for (unsigned i = 0; i < 5000 && status == HM_ERR_EXPERT_GONE; i++) {
+        nap();
+        status = ask();
+    }
     assert_status(status, HM_ERR_DRAINING);
 }
 
@@ -346,7 +350,7 @@ static void a_server_may_be_closed_at_every_stage(void **state)
     struct hm_node_options listening = {.state_dir = "", .listen = "127.0.0.1:0"};
     struct hm_server *opened, *hosted, *empty, *first, *second;
     struct hm_node *node;
-    char dir[] = "/tmp/hm-server-XXXXXX";
+    char dir[] = "/tmp/hm-server-XXXXXX", path[64];
     assert_non_null(mkdtemp(dir));
     listening.state_dir = dir;
     assert_ok(hm_node_open(&listening, &node));
@@ -370,7 +374,9 @@ static void a_server_may_be_closed_at_every_stage(void **state)
     assert_ok(hm_server_host(second, "nop.[4:8]", &nop));
     assert_status(hm_server_start(second), HM_ERR_INVALID);
     assert_status(hm_server_drain(second, 0), HM_ERR_INVALID);
-    nanosleep(&(struct timespec){.tv_nsec = 20000000}, NULL); /* saving comes due */
+    for (unsigned i = 0; i < 20; i++) nap(); /* saving would come due, and must not */
+    snprintf(path, sizeof(path), "%s/experts/nop.4", dir);
+    assert_int_equal(access(path, F_OK), -1);
     hm_server_close(second);
     hm_server_close(first);
     hm_server_close(NULL);
