@@ -69,8 +69,8 @@ HM_MUST_CHECK enum hm_status hm_options_parse(struct hm_options *options, int ar
 /* Defaults only: for tests and the C API. */
 void hm_options_defaults(const struct hm_option *rows, unsigned row_count, void *target);
 void hm_options_help(const struct hm_options *options, FILE *to);
-/* The nearest of `names` by edit distance (at most 3, and half of the name), for "did you mean"; NULL
- * if none is near. */
+/* The nearest of `names` by edit distance (at most 3, and half of the name), for "did you mean";
+ * NULL if none is near. */
 const char *hm_nearest_name(const char *name, const char *const *names, unsigned name_count);
 
 #endif

@@ -1,10 +1,10 @@
 /* dht/join.c - becoming part of a swarm (Kademlia, section 2.3), and again when it was lost.
  *
  * Every address is dialled; who answers first, and is who the join line says, is the seed of a
- * search for our own id.  Dialling, and not the search, finds out why nobody is there: another node,
- * another swarm and another wire version are told apart from silence.  Who takes the connection and
- * hangs up has no room for one more just now, or is about to end: he is dialled again until the
- * deadline.
+ * search for our own id.  Dialling, and not the search, finds out why nobody is there: another
+ * node, another swarm and another wire version are told apart from silence.  Who takes the
+ * connection and hangs up has no room for one more just now, or is about to end: he is dialled
+ * again until the deadline.
  *
  * The search fills our table and makes us known to our neighbours; then every bucket is refreshed
  * once, in the background.

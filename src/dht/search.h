@@ -7,9 +7,10 @@
 #include "dht/node.h"
 
 struct hm_search_ops {
-    /* An entry that somebody gave for key number `key`: not verified.  HM_OK: it is sound, and makes
-     * its giver a holder.  HM_ERR_PEER_DENIED: it is forged; the giver verifies what he holds, so he
-     * lies, and nothing more of his is looked at.  NULL: only nodes are looked for. */
+    /* An entry that somebody gave for key number `key`: not verified.  HM_OK: it is sound, and
+     * makes its giver a holder.  HM_ERR_PEER_DENIED: it is forged; who holds entries has verified
+     * them, so the giver lies, and nothing more of his is looked at.  NULL: only nodes are looked
+     * for. */
     enum hm_status (*record)(void *arg, unsigned key, const struct hm_record *record);
     /* Every lookup is done (or, with `record`, enough holders have answered).  The last thing that
      * the search does: it may be destroyed here. */

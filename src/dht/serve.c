@@ -91,8 +91,9 @@ static void plan_contacts(struct hm_dht *dht, const struct hm_find_request *requ
     }
 }
 
-/* *steps: what is left of the entries that this request may make us walk over.  A key for which they
- * do not suffice is answered by a number only; who wants its entries asks again with fewer keys. */
+/* *steps: what is left of the entries that this request may make us walk over.  A key for which
+ * they do not suffice is answered by a number only; who wants its entries asks again with fewer
+ * keys. */
 static void plan_dictionary(struct hm_dht *dht, const struct hm_find_key *wanted, int64_t wall_ns,
                             struct answer_key *key, unsigned *steps)
 {

@@ -56,8 +56,8 @@ enum hm_table_seen hm_table_seen(struct hm_table *table, struct hm_contact *cont
  * recently seen; false: nothing has happened. */
 bool hm_table_touch(struct hm_table *table, const struct hm_dht_id *id, hm_ns now);
 /* It did not answer.  Replaced by a spare if there is one, else suspect, and forgotten after
- * HM_TABLE_FAILURES_MAX failures in a row (a node with much to ask, and nobody but suspects, must not
- * forget them all within a moment). */
+ * HM_TABLE_FAILURES_MAX failures in a row (a node with much to ask, and nobody but suspects, must
+ * not forget them all within a moment). */
 void hm_table_failed(struct hm_table *table, const struct hm_dht_id *id, hm_ns now);
 struct hm_table_entry *hm_table_find(const struct hm_table *table, const struct hm_dht_id *id);
 

@@ -54,8 +54,9 @@ static EVP_PKEY *key_make(const uint8_t *seed)
     return EVP_PKEY_Q_keygen(NULL, NULL, "ED25519");
 }
 
-/* A program may call exit() while a node's loop still runs; OpenSSL's own exit handler would then take its tables away
- * under the loop.  The first call of any OpenSSL function decides, and a node's first is here. */
+/* A program may call exit() while a node's loop still runs; OpenSSL's own exit handler would then
+ * take its tables away under the loop.  The first call of any OpenSSL function decides, and a
+ * node's first is here. */
 static void openssl_init(void)
 {
     OPENSSL_init_crypto(OPENSSL_INIT_NO_ATEXIT, NULL);

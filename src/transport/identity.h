@@ -31,11 +31,12 @@ const uint8_t *hm_identity_public_key(const struct hm_identity *identity); /* HM
 /* The EVP_PKEY, for the TLS provider. */
 void *hm_identity_evp(const struct hm_identity *identity);
 /* 35 us. */
-HM_MUST_CHECK enum hm_status hm_identity_sign(const struct hm_identity *identity, const void *bytes, size_t byte_count,
+HM_MUST_CHECK enum hm_status hm_identity_sign(const struct hm_identity *identity, const void *bytes,
+                                              size_t byte_count,
                                               uint8_t signature[HM_SIGNATURE_BYTES]);
 /* 92 us.  Total: any bytes may be passed. */
-bool hm_signature_valid(const uint8_t public_key[HM_PUBLIC_KEY_BYTES], const void *bytes, size_t byte_count,
-                        const uint8_t signature[HM_SIGNATURE_BYTES]);
+bool hm_signature_valid(const uint8_t public_key[HM_PUBLIC_KEY_BYTES], const void *bytes,
+                        size_t byte_count, const uint8_t signature[HM_SIGNATURE_BYTES]);
 void hm_node_id_from_key(const uint8_t public_key[HM_PUBLIC_KEY_BYTES], struct hm_node_id *node);
 void hm_sha256(const void *bytes, size_t byte_count, uint8_t digest[HM_DIGEST_BYTES]);
 
@@ -45,6 +46,7 @@ static inline bool hm_node_id_equal(const struct hm_node_id *a, const struct hm_
 }
 /* 64 lower-case hexadecimal digits and a terminator; returns text. */
 const char *hm_node_id_text(const struct hm_node_id *node, char text[HM_NODE_ID_TEXT_BYTES]);
-HM_MUST_CHECK enum hm_status hm_node_id_parse(const char *text, size_t text_bytes, struct hm_node_id *node);
+HM_MUST_CHECK enum hm_status hm_node_id_parse(const char *text, size_t text_bytes,
+                                              struct hm_node_id *node);
 
 #endif

@@ -29,7 +29,7 @@ static uint64_t node_hash(const struct hm_rpc *rpc, const struct hm_node_id *id)
 
 /* ---- the table */
 
-struct hm_peer *hm_peer_find(struct hm_rpc *rpc, const struct hm_node_id *id)
+static struct hm_peer *peer_find(struct hm_rpc *rpc, const struct hm_node_id *id)
 {
     struct node_key key = {id};
     struct hm_map_node *node = hm_map_find(&rpc->peers, node_hash(rpc, id), has_id, &key);
@@ -49,7 +49,7 @@ static struct hm_peer *place_for_peer(struct hm_rpc *rpc)
 
 struct hm_peer *hm_peer_find_or_make(struct hm_rpc *rpc, const struct hm_node_id *id)
 {
-    struct hm_peer *peer = hm_peer_find(rpc, id);
+    struct hm_peer *peer = peer_find(rpc, id);
     if (peer) return peer;
     struct hm_node_id kept = *id; /* `id` may lie in the peer that is evicted */
     peer = place_for_peer(rpc);
@@ -163,11 +163,6 @@ static void learn_all(struct hm_peer *peer, const struct hm_addrs *addrs, bool o
     for (unsigned i = addrs->count; i > 0; i--) learn(peer, &addrs->addr[i - 1], own);
 }
 
-void hm_peer_learn(struct hm_peer *peer, const struct hm_addr *addr)
-{
-    learn(peer, addr, true);
-}
-
 void hm_peer_learn_all(struct hm_peer *peer, const struct hm_addrs *addrs)
 {
     learn_all(peer, addrs, true);
@@ -279,7 +274,7 @@ void hm_peer_attach(struct hm_peer *peer, struct hm_conn *conn)
     conn->peer = peer;
     conn->dial = NULL;
     drop_surplus(peer);
-    if (conn->dialed) hm_peer_learn(peer, &conn->addr);
+    if (conn->dialed) learn(peer, &conn->addr, true);
     peer->failures = 0;
     peer->backoff_until = 0;
     hm_peer_choose_sender(peer);

@@ -119,9 +119,9 @@ static bool is_dispensable(const struct hm_conn *conn)
     return !conn->dialed && conn->state == HM_CONN_UP && peer->refs == 0 && peer->holds == 0;
 }
 
-/* A few are drawn by chance, and the youngest of them goes: strangers who come in masses meet mostly
- * each other, nothing that they do makes a place safe, and who has been here for long mostly
- * stays. */
+/* A few are drawn by chance, and the youngest of them goes: strangers who come in masses meet
+ * mostly each other, nothing that they do makes a place safe, and who has been here for long
+ * mostly stays. */
 static void make_room(struct hm_rpc *rpc)
 {
     enum { DRAWN = 4 };

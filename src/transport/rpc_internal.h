@@ -246,12 +246,10 @@ void hm_request_receive_cancel(struct hm_conn *conn, uint64_t id); /* runs gone(
 void hm_request_lose(struct hm_request *request);                  /* runs gone() */
 
 /* ---- peer.c */
-struct hm_peer *hm_peer_find(struct hm_rpc *rpc, const struct hm_node_id *node);
 struct hm_peer *hm_peer_find_or_make(struct hm_rpc *rpc,
                                      const struct hm_node_id *node); /* NULL: full */
 void hm_peer_settle(struct hm_peer *peer); /* something that needed it is gone */
-/* The peer itself says so, or answers there: to the front. */
-void hm_peer_learn(struct hm_peer *peer, const struct hm_addr *addr);
+/* The peer itself says so: to the front. */
 void hm_peer_learn_all(struct hm_peer *peer, const struct hm_addrs *addrs);
 void hm_peer_choose_sender(struct hm_peer *peer);
 void hm_peer_measured(struct hm_peer *peer, hm_ns round_trip);

@@ -141,10 +141,20 @@ static void move(struct tcp_ep *ep, bool receive)
     hm_tcp_send_callbacks(ep);
 }
 
+static void close_socket(struct tcp_ep *ep)
+{
+    hm_timer_stop(ep->tcp->loop, &ep->timer);
+    hm_tcp_ep_watch(ep, 0);
+    SSL_free(ep->ssl);
+    ep->ssl = NULL;
+    if (ep->watch.fd >= 0) (void)close(ep->watch.fd);
+    ep->watch.fd = -1;
+}
+
 static void linger_end(struct tcp_ep *ep)
 {
     ep->tcp->linger_count--;
-    hm_tcp_ep_close_socket(ep);
+    close_socket(ep);
     ep->state = TCP_GONE;
     hm_tcp_ep_release(ep);
 }
@@ -228,16 +238,6 @@ void hm_tcp_ep_fail(struct tcp_ep *ep, enum hm_status why)
     hm_tcp_turn_soon(ep);
 }
 
-void hm_tcp_ep_close_socket(struct tcp_ep *ep)
-{
-    hm_timer_stop(ep->tcp->loop, &ep->timer);
-    hm_tcp_ep_watch(ep, 0);
-    SSL_free(ep->ssl);
-    ep->ssl = NULL;
-    if (ep->watch.fd >= 0) (void)close(ep->watch.fd);
-    ep->watch.fd = -1;
-}
-
 static void linger_or_close(struct tcp_ep *ep)
 {
     struct tcp *tcp = ep->tcp;
@@ -256,7 +256,7 @@ static void linger_or_close(struct tcp_ep *ep)
             ep->watched = HM_READABLE;
         return;
     }
-    hm_tcp_ep_close_socket(ep);
+    close_socket(ep);
     ep->state = TCP_GONE;
 }
 

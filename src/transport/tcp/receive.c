@@ -294,8 +294,8 @@ bool hm_tcp_receive_control(struct tcp_ep *ep, struct hm_frame *frame)
     return true;
 }
 
-/* What is pulled into belongs to somebody who may not be waiting any more: a peer that announces and
- * does not send would keep it for ever. */
+/* What is pulled into belongs to somebody who may not be waiting any more: a peer that announces
+ * and does not send would keep it for ever. */
 void hm_tcp_receive_timer(struct tcp_ep *ep)
 {
     if (hm_list_empty(&ep->pulling)) return;

@@ -211,7 +211,6 @@ void hm_tcp_ep_fail(struct tcp_ep *ep, enum hm_status why); /* the first reason 
 void hm_tcp_ep_turn(struct tcp_ep *ep);
 void hm_tcp_ep_timer(struct hm_timer *timer);
 void hm_tcp_ep_watch(struct tcp_ep *ep, int events);
-void hm_tcp_ep_close_socket(struct tcp_ep *ep);
 void hm_tcp_ep_release(struct tcp_ep *ep); /* frees it, if nothing holds it any more */
 
 /* ---- send.c */
