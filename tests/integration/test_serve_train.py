@@ -10,6 +10,7 @@ import threading
 from hivemind_lab import check, checkpoints, port_of, run_test
 
 GRID = 'ffn.[0:2].[0:3]'
+SAVES_AT_EXIT = ['--save-interval', '12h']
 
 
 def look_at(lab, first, second):
@@ -168,7 +169,7 @@ def test(lab):
         'serve --new-swarm says what it serves',
         first.start,
     )
-    second = lab.serve('ffn.1.[0:3]', join=first.join, state=states[1])
+    second = lab.serve('ffn.1.[0:3]', *SAVES_AT_EXIT, join=first.join, state=states[1])
     check(second.start['experts'] == 3, 'a second server joins by the line of the first', second.start)
     look_at(lab, first, second)
     train(lab, second.join)
