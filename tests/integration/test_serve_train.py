@@ -163,7 +163,7 @@ def same_identity(lab, state):
 
 def test(lab):
     states = [lab.path('a'), lab.path('b')]
-    first = lab.serve('ffn.0.[0:3]', state=states[0])
+    first = lab.serve('ffn.0.[0:3]', *SAVES_AT_EXIT, state=states[0])
     check(
         first.start['experts'] == 3 and first.start['restored'] == 0,
         'serve --new-swarm says what it serves',
