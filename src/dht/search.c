@@ -210,8 +210,9 @@ static void ask_contact(struct hm_search *search, unsigned first, struct hm_cont
     search->ask_count++;
 }
 
-/* Three of those that should hold the key's entries have given theirs.  Others do not count: they
- * may hold what is left of an older swarm. */
+/* Three of the five that should hold the key's entries have given theirs: one of them at least is
+ * among any three that accepted a store.  Others do not count: they may hold what is left of an
+ * older swarm. */
 static bool has_enough(const struct hm_search *search, const struct search_key *key)
 {
     unsigned holders = hm_lookup_holders(&key->lookup, HM_DHT_REPLICAS);
