@@ -28,7 +28,7 @@ TABLE = {
     "sim": "base transport sched",
     "moe": "base tensor transport dht experts",
     "server": "base tensor topo transport dht experts sched moe",
-    "api": "base tensor topo transport dht experts sched moe server sim",
+    "api": "base tensor topo transport dht experts sched moe server",
     "cli": "base tensor topo transport dht experts sched moe server sim api",
 }
 MAY_INCLUDE = {folder: set(others.split()) for folder, others in TABLE.items()}

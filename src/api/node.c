@@ -289,9 +289,9 @@ int hm_node_open(const struct hm_node_options *options, struct hm_node **out)
     node->options = (struct hm_node_options){0};
     if (status) {
         char line[HM_ERROR_LINE_BYTES];
-        snprintf(line, sizeof(line), "%s", hm_fail_line());
+        snprintf(line, sizeof(line), "%s", hm_fail_line_of(status));
         hm_node_close(node);
-        return hm_fail(status, "%s", line[0] ? line : hm_status_text(status));
+        return hm_fail(status, "%s", line);
     }
     *out = node;
     return HM_OK;

@@ -21,9 +21,9 @@ struct loaded {
 static struct loaded loaded[MODULES_MAX];
 static unsigned loaded_count;
 
-static void keep_text(const char *text)
+static void keep_text(enum hm_status status, const char *text)
 {
-    hm_fail_keep("%s", text);
+    hm_fail_keep(status, "%s", text);
 }
 
 static void log_text(enum hm_log_level level, const char *module, const char *text)

@@ -90,7 +90,7 @@ struct hm_core {
     HM_CORE_VOID_TABLE(X)
 #undef X
     /* Text that the module has formatted. */
-    void (*fail_keep)(const char *text);
+    void (*fail_keep)(enum hm_status status, const char *text);
     void (*log_write)(enum hm_log_level level, const char *module, const char *text);
     void (*assert_failed)(const char *expression, const char *file, int line);
 };

@@ -23,6 +23,7 @@ static const struct status_row status_rows[] = {
 };
 
 static _Thread_local char error_line[HM_ERROR_LINE_BYTES];
+static _Thread_local enum hm_status error_status; /* that the line was kept with */
 
 static const struct status_row *find_row(int value)
 {
@@ -58,8 +59,9 @@ enum hm_status hm_status_from_wire(int value)
     return (enum hm_status)value;
 }
 
-void hm_fail_keep(const char *format, ...)
+void hm_fail_keep(enum hm_status status, const char *format, ...)
 {
+    error_status = status;
     /* Written aside first: an argument may be the line kept so far. */
     char line[HM_ERROR_LINE_BYTES];
     va_list arguments;
@@ -84,6 +86,11 @@ void hm_fail_keep(const char *format, ...)
 const char *hm_fail_line(void)
 {
     return error_line;
+}
+
+const char *hm_fail_line_of(enum hm_status status)
+{
+    return error_line[0] && error_status == status ? error_line : hm_status_text(status);
 }
 
 void hm_fail_clear(void)

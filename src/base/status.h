@@ -75,9 +75,9 @@ enum { HM_ERROR_LINE_BYTES = 512 };
 /* Keeps one line (what was wrong, how to mend it) for this thread and gives `status`, so that the
  * place which decides an error can write `return hm_fail(HM_ERR_INVALID, "...", ...)`.  Not for hot
  * paths.  A macro, so that the compiler sees that what comes out is an error, and does not warn of
- * outputs that are written only on success. */
-#define hm_fail(status, ...) (hm_fail_keep(__VA_ARGS__), hm_status_itself(status))
-void hm_fail_keep(const char *format, ...) HM_PRINTF(1, 2);
+ * outputs that are written only on success; it evaluates `status` twice. */
+#define hm_fail(status, ...) (hm_fail_keep((status), __VA_ARGS__), hm_status_itself(status))
+void hm_fail_keep(enum hm_status status, const char *format, ...) HM_PRINTF(2, 3);
 static inline enum hm_status hm_status_itself(enum hm_status status)
 {
     return status;
@@ -85,6 +85,9 @@ static inline enum hm_status hm_status_itself(enum hm_status status)
 /* The last line kept on this thread; "" if there is none.  Valid until the next hm_fail on this
  * thread. */
 const char *hm_fail_line(void);
+/* That line if it was kept with this status, else the status' own text: a status that comes without
+ * a line of its own (from a peer, from a callback) is not explained by another failure's. */
+const char *hm_fail_line_of(enum hm_status status);
 void hm_fail_clear(void);
 
 #endif

@@ -8,8 +8,7 @@
 
 int cli_fail(int code, enum hm_status status)
 {
-    const char *line = hm_fail_line();
-    fprintf(stderr, "hivemind: %s\n", line[0] ? line : hm_status_text(status));
+    fprintf(stderr, "hivemind: %s\n", hm_fail_line_of(status));
     return code;
 }
 

@@ -65,14 +65,14 @@ enum hm_status hm_wait_run(struct hm_wait *wait, hm_wait_start run, void *arg)
         wait->bridge.run(wait->bridge.arg, &wait->done);
     HM_ASSERT(wait->done);
     if (wait->status == HM_OK) return HM_OK;
-    return hm_fail(wait->status, "%s", wait->line[0] ? wait->line : hm_status_text(wait->status));
+    return hm_fail(wait->status, "%s", wait->line);
 }
 
 void hm_wait_end(struct hm_wait *wait, enum hm_status status)
 {
     HM_ASSERT(!wait->done);
     wait->status = status;
-    if (status != HM_OK) snprintf(wait->line, sizeof wait->line, "%s", hm_fail_line());
+    if (status != HM_OK) snprintf(wait->line, sizeof wait->line, "%s", hm_fail_line_of(status));
     wait->done = true;
     if (wait->event) hm_event_set(wait->event);
 }

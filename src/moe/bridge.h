@@ -23,8 +23,8 @@ void hm_wait_destroy(struct hm_wait *wait);
 /* Any thread but the loop's.  Returns what hm_wait_end was given, with its line kept on this
  * thread. */
 HM_MUST_CHECK enum hm_status hm_wait_run(struct hm_wait *wait, hm_wait_start start, void *arg);
-/* Loop.  Takes the loop thread's kept line with it if status is an error: call it where the status
- * was decided. */
+/* Loop.  Takes the loop thread's kept line with it if status is an error and the line was kept with
+ * it, else the status' text. */
 void hm_wait_end(struct hm_wait *wait, enum hm_status status);
 
 #endif

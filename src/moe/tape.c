@@ -77,7 +77,7 @@ hm_moe_value hm_moe_tape_fail(struct hm_moe_tape *tape, enum hm_status status)
     if (tape->status == HM_OK && status != HM_OK) {
         tape->status = status;
         snprintf(tape->line, sizeof tape->line, "%s",
-                 hm_fail_line()[0] ? hm_fail_line() : hm_status_text(status));
+                 hm_fail_line_of(status));
     }
     return HM_MOE_VALUE_NONE;
 }

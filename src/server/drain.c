@@ -13,7 +13,7 @@ static void drained(struct hm_expert_server *server)
     void (*done)(void *, enum hm_status) = server->drain_done;
     hm_timer_stop(server->conf.loop, &server->drain_timer);
     server->drain_done = NULL;
-    if (server->drain_status) hm_fail_keep("%s", server->drain_line);
+    if (server->drain_status) hm_fail_keep(server->drain_status, "%s", server->drain_line);
     done(server->drain_arg, server->drain_status);
 }
 
@@ -22,7 +22,7 @@ static void note(struct hm_expert_server *server, enum hm_status status)
 {
     if (!status || server->drain_status) return;
     server->drain_status = status;
-    snprintf(server->drain_line, sizeof server->drain_line, "%s", hm_fail_line());
+    snprintf(server->drain_line, sizeof server->drain_line, "%s", hm_fail_line_of(status));
 }
 
 static void sched_drained(void *arg)

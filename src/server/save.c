@@ -56,7 +56,7 @@ static void round_ended(struct hm_save *save)
         save->queued = NULL;
         start_round(save, queued);
     }
-    if (status) hm_fail_keep("%s", save->first_line);
+    if (status) hm_fail_keep(status, "%s", save->first_line);
     if (done) done(server, status);
 }
 
@@ -85,7 +85,8 @@ static void write_job(struct hm_job *job) /* I/O thread */
 {
     struct hm_save *save = job->arg;
     save->written = hm_checkpoint_save(save->server->conf.checkpoint_dir, save->snapshot);
-    if (save->written) snprintf(save->line, sizeof save->line, "%s", hm_fail_line());
+    if (save->written)
+        snprintf(save->line, sizeof save->line, "%s", hm_fail_line_of(save->written));
 }
 
 static void write_done(struct hm_job *job)

@@ -35,14 +35,14 @@ HM_CORE_TABLE(X)
 HM_CORE_VOID_TABLE(X)
 #undef X
 
-void hm_fail_keep(const char *format, ...)
+void hm_fail_keep(enum hm_status status, const char *format, ...)
 {
     char text[TEXT_BYTES];
     va_list arguments;
     va_start(arguments, format);
     (void)vsnprintf(text, sizeof text, format, arguments);
     va_end(arguments);
-    core->fail_keep(text);
+    core->fail_keep(status, text);
 }
 
 void hm_log_write(enum hm_log_level level, const char *module, const char *format, ...)

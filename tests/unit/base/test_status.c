@@ -87,6 +87,16 @@ static void a_failure_keeps_one_line_and_returns_its_status(void **state)
     assert_string_equal(hm_fail_line(), "again: port 7 is in use !");
 }
 
+static void a_line_explains_its_own_status_and_no_other(void **state)
+{
+    (void)state;
+    assert_status(hm_fail(HM_ERR_BUSY, "port 7 is in use"), HM_ERR_BUSY);
+    assert_string_equal(hm_fail_line_of(HM_ERR_BUSY), "port 7 is in use");
+    assert_string_equal(hm_fail_line_of(HM_ERR_TIMED_OUT), hm_status_text(HM_ERR_TIMED_OUT));
+    hm_fail_clear();
+    assert_string_equal(hm_fail_line_of(HM_ERR_BUSY), hm_status_text(HM_ERR_BUSY));
+}
+
 static void a_line_that_is_too_long_is_cut_at_a_character(void **state)
 {
     (void)state;
@@ -128,6 +138,7 @@ int main(void)
         cmocka_unit_test(scopes_follow_the_table),
         cmocka_unit_test(no_value_off_the_wire_is_about_us),
         cmocka_unit_test(a_failure_keeps_one_line_and_returns_its_status),
+        cmocka_unit_test(a_line_explains_its_own_status_and_no_other),
         cmocka_unit_test(a_line_that_is_too_long_is_cut_at_a_character),
         cmocka_unit_test(lines_belong_to_their_thread),
     };
