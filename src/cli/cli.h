@@ -16,6 +16,7 @@ int cli_bench(int argc, char **argv);
 int cli_dht(int argc, char **argv);
 int cli_serve(int argc, char **argv);
 int cli_status(int argc, char **argv);
+int cli_swarm(int argc, char **argv);
 int cli_topo(int argc, char **argv);
 int cli_train(int argc, char **argv);
 
@@ -48,6 +49,8 @@ struct cli_stop;
 int cli_stop_start(struct hm_node *node, struct cli_stop **stop);
 bool cli_stop_asked(const struct cli_stop *stop);
 void cli_stop_wait(struct cli_stop *stop); /* until a signal comes */
+/* As a first signal would; any thread. */
+void cli_stop_ask(struct cli_stop *stop);
 void cli_stop_end(struct cli_stop *stop);
 
 /* A line that is drawn over on a terminal (stderr), and printed every few seconds where there is

@@ -11,6 +11,8 @@ static const struct cli_command commands[] = {
     {"dht", "a DHT node without experts: a swarm's meeting point", cli_dht},
     {"train", "train a model whose mixture-of-experts layers live in the swarm", cli_train},
     {"status", "the swarm as a table: servers, experts, load", cli_status},
+    {"swarm", "a whole swarm, or a part of it, under mpirun or Slurm: servers and trainers by rank",
+     cli_swarm},
     {"topo", "which processors, GPU, memory and network card each thread gets here, and why",
      cli_topo},
     {"bench", "throughput with the presets of the Python hivemind", cli_bench},

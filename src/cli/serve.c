@@ -91,6 +91,7 @@ static void say_started(const struct serve_conf *conf, struct hm_server *server,
         hm_json_init(&json);
         hm_json_object_begin(&json, NULL);
         hm_json_string(&json, "event", "serving");
+        if (conf->part) hm_json_uint(&json, "rank", conf->rank);
         hm_json_string(&json, "join", line);
         hm_json_uint(&json, "experts", experts);
         hm_json_uint(&json, "restored", restored);
@@ -99,11 +100,15 @@ static void say_started(const struct serve_conf *conf, struct hm_server *server,
         printf("%s\n", hm_json_text(&json));
         hm_json_fini(&json);
     } else {
+        if (conf->part) printf("rank=%u ", conf->rank);
         printf("serving %u experts (%s, %u columns)", experts, conf->kind, conf->hidden);
         if (restored)
             printf(", %u restored from checkpoints, the newest at step %llu", restored,
                    (unsigned long long)step);
-        printf("\njoin with:\n%s\n", line);
+        if (conf->part)
+            printf("\n");
+        else
+            printf("\njoin with:\n%s\n", line);
     }
     fflush(stdout);
 }
@@ -135,6 +140,7 @@ int serve_end(struct hm_server *server, const struct serve_conf *conf)
 {
     enum hm_status status = hm_server_drain(server, (int)(conf->drain_timeout / HM_MS));
     uint64_t saved = hm_expert_server_saved_count(hm_server_inner(server));
+    if (conf->part && !conf->json) printf("rank=%u ", conf->rank);
     if (conf->json)
         printf("{\"event\":\"stopped\",\"checkpoints_written\":%llu,\"status\":\"%s\"}\n",
                (unsigned long long)saved, hm_status_name(status));

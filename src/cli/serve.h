@@ -11,6 +11,9 @@ struct serve_conf {
     uint64_t seed;
     hm_ns save_interval, drain_timeout;
     bool json;
+    /* No options: what a swarm's launch adds. */
+    bool part;     /* of a launch: what it says has its rank, and no join line */
+    unsigned rank; /* in the launch */
 };
 extern const struct hm_option serve_options[];
 extern const unsigned serve_option_count;

@@ -7,23 +7,30 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+/* Launchers send the first signal twice: Slurm to the step and, through the batch script and srun,
+ * once more; a person needs longer. */
+static const hm_ns again_min = 500 * HM_MS;
+
 struct cli_stop {
     struct hm_node *node;
     struct hm_signal interrupt, terminate;
     struct hm_event *event;
     atomic_bool asked;
+    hm_ns first; /* signal, on the loop's clock; 0: none yet */
 };
 
 static void signalled(struct hm_signal *signal_, int number)
 {
     struct cli_stop *stop = signal_->arg;
+    hm_ns now = hm_loop_now(stop->node->loop);
     (void)number;
-    if (atomic_exchange(&stop->asked, true)) {
+    if (stop->first && now - stop->first >= again_min) {
         static const char text[] = "hivemind: second signal, ending without saving\n";
         (void)!write(STDERR_FILENO, text, sizeof(text) - 1);
         _exit(CLI_FAILED);
     }
-    hm_event_set(stop->event);
+    if (!stop->first) stop->first = now;
+    cli_stop_ask(stop);
 }
 
 static void start_on_loop(struct hm_wait *wait, void *arg)
@@ -63,6 +70,11 @@ int cli_stop_start(struct hm_node *node, struct cli_stop **out)
     }
     *out = stop;
     return CLI_GO_ON;
+}
+
+void cli_stop_ask(struct cli_stop *stop)
+{
+    if (!atomic_exchange(&stop->asked, true)) hm_event_set(stop->event);
 }
 
 bool cli_stop_asked(const struct cli_stop *stop)

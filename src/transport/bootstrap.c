@@ -7,6 +7,7 @@
 #include "base/assert.h"
 #include "base/module.h"
 
+#include <openssl/rand.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -104,4 +105,11 @@ enum hm_status hm_bootstrap_allgather(struct hm_bootstrap *bootstrap,
 void hm_bootstrap_close(struct hm_bootstrap *bootstrap)
 {
     if (bootstrap) bootstrap->ops->close(bootstrap);
+}
+
+enum hm_status hm_bootstrap_secret(uint8_t *bytes, size_t byte_count)
+{
+    return RAND_bytes(bytes, (int)byte_count) == 1
+               ? HM_OK
+               : hm_fail(HM_ERR_STORAGE, "the system gives no random bytes for a key");
 }

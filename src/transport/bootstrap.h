@@ -54,6 +54,9 @@ HM_MUST_CHECK enum hm_status hm_bootstrap_allgather(struct hm_bootstrap *bootstr
 /* Waits for the others, so that nobody misses the last round; not after an error. */
 void hm_bootstrap_close(struct hm_bootstrap *bootstrap);
 
+/* Random bytes for a key that this launch shares.  HM_ERR_STORAGE: the system has none. */
+HM_MUST_CHECK enum hm_status hm_bootstrap_secret(uint8_t *bytes, size_t byte_count);
+
 /* What the launcher's environment says of this process; -1 where it says nothing.  `means` is
  * "mpi", or NULL where no MPI launcher started us. */
 struct hm_launch {

@@ -28,8 +28,8 @@ struct hm_request;
 struct hm_conn;
 struct hm_send;
 
-/* Method ids are wire format: 0-15 belong to rpc, 16-31 to the DHT, 32-47 to experts; 255 is the
- * largest. */
+/* Method ids are wire format: 0-15 belong to rpc, 16-31 to the DHT, 32-47 to experts, 48-63 to
+ * launches (cli/beat.h); 255 is the largest. */
 enum hm_method_id {
     HM_METHOD_PING = 1,
     HM_METHOD_DHT_FIND = 16,
@@ -37,6 +37,7 @@ enum hm_method_id {
     HM_METHOD_EXPERT_INFO = 32,
     HM_METHOD_EXPERT_CALL = 33,
     HM_METHOD_SERVER_STATUS = 34,
+    HM_METHOD_LAUNCH_BEAT = 48,
 };
 enum { HM_CALL_HEADER_BYTES_MAX = HM_HEADER_BYTES_MAX - 64 };
 

@@ -32,6 +32,7 @@ COMMANDS = {
         '--json',
     ],
     'status': ['--join', '--json'],
+    'swarm': ['--bootstrap', '--servers', '--trainers', '--role', '--experts', '--data', '--state', '--json'],
     'topo': ['--topology', '--device', '--lane-threads', '--json'],
     'bench': ['--preset', '--clients', '--rows', '--experts', '--hidden', '--transport', '--json'],
 }
