@@ -11,6 +11,7 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/random.h>
@@ -353,6 +354,29 @@ static const struct attack attacks[] = {
     {"credit beyond measure", true, attack_credit, HELLO},
 };
 
+/* Goes as far as the attack's opening wants; 0, or the exit code that says where it ended. */
+static int attack_open(const struct attack *attack, const struct hm_addr *addr,
+                       struct raw_peer *peer)
+{
+    *peer = (struct raw_peer){.fd = raw_connect(raw_port(addr))};
+    if (peer->fd < 0) return 10;
+    if (attack->opening != RAW) {
+        struct hm_identity *identity;
+        if (hm_identity_create(NULL, &identity)) return 11;
+        bool up = raw_tls(peer, identity, peer->fd, true);
+        hm_identity_destroy(identity);
+        if (!up) {
+            raw_close(peer);
+            return 12;
+        }
+    }
+    if (attack->opening == HELLO && !raw_hello(peer, HM_WIRE_MAJOR, MIB)) {
+        raw_close(peer);
+        return 13;
+    }
+    return 0;
+}
+
 /* The process of an attacker: 0 if the victim has hung up on it. */
 static int attack_main(const char *index, const char *text)
 {
@@ -360,15 +384,14 @@ static int attack_main(const char *index, const char *text)
     struct hm_addr addr;
     snprintf(addr.text, sizeof addr.text, "%s", text);
     signal(SIGPIPE, SIG_IGN);
-    struct raw_peer peer = {.fd = raw_connect(raw_port(&addr))};
-    if (peer.fd < 0) return 10;
-    if (attack->opening != RAW) {
-        struct hm_identity *identity;
-        if (hm_identity_create(NULL, &identity)) return 11;
-        if (!raw_tls(&peer, identity, peer.fd, true)) return 12;
-        hm_identity_destroy(identity);
+    /* On a busy machine the victim may find a handshake too slow, and is right to: the attack itself has not begun. */
+    struct raw_peer peer;
+    int opened = 1;
+    for (int try = 0; try < 20 && opened != 0; try++) {
+        if (try > 0) poll(NULL, 0, 100);
+        opened = attack_open(attack, &addr, &peer);
     }
-    if (attack->opening == HELLO && !raw_hello(&peer, HM_WIRE_MAJOR, MIB)) return 13;
+    if (opened != 0) return opened;
     attack->run(&peer);
     /* Whatever the victim says, until it has hung up. */
     struct timeval limit = {.tv_sec = 60};
