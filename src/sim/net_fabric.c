@@ -76,4 +76,12 @@ void hm_net_set_fabric_settings(struct hm_world *world, unsigned number, const c
     node->fabric_settings = settings;
 }
 
-const struct hm_fabric_ops sim_fabric = {.offer = fabric_offer, .accept = fabric_accept};
+static void fabric_lost(struct hm_ep *base, enum hm_status why)
+{
+    struct sim_ep *ep = HM_CONTAINER_OF(base, struct sim_ep, base);
+    ep->abrupt = true;
+    sim_ep_end(ep, why);
+}
+
+const struct hm_fabric_ops sim_fabric = {
+    .offer = fabric_offer, .accept = fabric_accept, .lost = fabric_lost};

@@ -101,7 +101,7 @@ struct hm_transport_conf {
  *           (a stale peer's, a stranger's) is dropped unread and counted.
  * Settings: text that must be the same on both sides (library version, segment sizes), since the wire of the fabric is not
  *           the same otherwise; accept refuses another one.
- * Life:     the control connection is the peer: when it goes down the user disconnects the fabric endpoint.  A fabric
+ * Life:     the control connection is the peer: when it goes down the user says lost for the fabric endpoint.  A fabric
  *           endpoint that goes down by itself says only that the fast path is gone (HM_ERR_PEER_RESET or _UNREACHABLE).
  *           Offers are secrets of the two nodes: they travel over the control connection only. */
 enum { HM_FABRIC_ADDRESS_BYTES_MAX = 2048, HM_FABRIC_SETTINGS_BYTES = 192 };
@@ -127,6 +127,9 @@ struct hm_fabric_ops {
      *          HM_ERR_PEER_UNREACHABLE: there is no way to that address; a line.
      *          HM_ERR_PEER_PROTOCOL: the offer is garbage. */
     HM_MUST_CHECK enum hm_status (*accept)(struct hm_ep *ep, const struct hm_fabric_offer *theirs);
+    /* The control connection has gone down, and with it the peer: as disconnect, but sends, pulls and down() end with that
+     * status, and nothing more is tried on the wire. */
+    void (*lost)(struct hm_ep *ep, enum hm_status why);
 };
 
 struct hm_transport_ops {

@@ -634,6 +634,8 @@ int suite_main(const struct provider *provider, uint64_t seed)
             tests[count].teardown_func = case_teardown;
             count++;
         }
+    const char *only = getenv("HM_CONFORMANCE_ONLY"); /* a pattern of names, for a person */
+    if (only) cmocka_set_test_filter(only);
     suite_provider = provider;
     suite_seed = seed;
     char name[64];

@@ -4,7 +4,7 @@
  * that they can be stopped
  * and killed, and share no descriptor with the suite.  An attacker speaks raw TCP, or TLS and
  * frames of its own making. */
-#include "support_suite.h"
+#include "support_real.h"
 
 #include "base/loop_uv.h"
 #include "raw_tls.h"
@@ -16,169 +16,6 @@
 #include <sys/prctl.h>
 #include <sys/random.h>
 #include <sys/wait.h>
-
-/* ---- the loop ------------------------------------------------------------------------------- */
-
-struct tcp_run {
-    struct suite *suite;
-    bool (*until)(void *arg);
-    void *arg;
-    struct hm_hook hook;
-    struct hm_timer timer, tick;
-    bool came, expired;
-};
-
-static bool check_before_sleep(struct hm_hook *hook)
-{
-    struct tcp_run *run = hook->arg;
-    if (run->until(run->arg)) run->came = true;
-    if (run->came || run->expired) hm_loop_uv_stop(run->suite->loop);
-    return true;
-}
-
-static void run_expired(struct hm_timer *timer)
-{
-    struct tcp_run *run = timer->arg;
-    run->expired = true;
-}
-
-/* Conditions may be about what wakes nobody here: other processes, descriptors. */
-static void run_tick(struct hm_timer *timer)
-{
-    struct tcp_run *run = timer->arg;
-    hm_timer_start(run->suite->loop, timer, 5 * HM_MS);
-}
-
-static bool tcp_run(struct suite *suite, bool (*until)(void *arg), void *arg, hm_ns limit)
-{
-    struct hm_loop *loop = suite->loop;
-    struct tcp_run run = {.suite = suite, .until = until, .arg = arg};
-    run.hook = (struct hm_hook){.before_sleep = check_before_sleep, .arg = &run};
-    run.timer = (struct hm_timer){.cb = run_expired, .arg = &run};
-    loop->ops->hook(loop, &run.hook);
-    run.tick = (struct hm_timer){.cb = run_tick, .arg = &run};
-    hm_timer_start(loop, &run.timer, limit);
-    hm_timer_start(loop, &run.tick, 5 * HM_MS);
-    hm_loop_uv_run(loop);
-    hm_timer_stop(loop, &run.timer);
-    hm_timer_stop(loop, &run.tick);
-    loop->ops->unhook(loop, &run.hook);
-    return run.came;
-}
-
-struct tcp_impl {
-    int silent_fd; /* -1: none */
-};
-
-static void tcp_start(struct suite *suite)
-{
-    struct tcp_impl *impl = calloc(1, sizeof *impl);
-    HM_ASSERT(impl);
-    impl->silent_fd = -1;
-    suite->impl = impl;
-    assert_ok(hm_loop_uv_create(suite_seed, &suite->loop));
-}
-
-static void tcp_stop(struct suite *suite)
-{
-    struct tcp_impl *impl = suite->impl;
-    hm_loop_uv_destroy(suite->loop); /* asserts that no timer runs and nothing is watched */
-    if (impl->silent_fd >= 0) close(impl->silent_fd);
-    free(impl);
-}
-
-/* Connections to it are taken by the kernel and never answered. */
-static void tcp_silent_addr(struct suite *suite, struct hm_addr *addr)
-{
-    struct tcp_impl *impl = suite->impl;
-    struct sockaddr_in name = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    socklen_t name_bytes = sizeof name;
-    impl->silent_fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    assert_true(impl->silent_fd >= 0);
-    assert_return_code(bind(impl->silent_fd, (struct sockaddr *)&name, sizeof name), 0);
-    assert_return_code(listen(impl->silent_fd, 8), 0);
-    assert_return_code(getsockname(impl->silent_fd, (struct sockaddr *)&name, &name_bytes), 0);
-    snprintf(addr->text, sizeof addr->text, "tcp:127.0.0.1:%u", ntohs(name.sin_port));
-}
-
-/* ---- other processes ------------------------------------------------------------------------- */
-
-static int spawn(char *const argv[], int *output)
-{
-    int ends[2];
-    assert_return_code(pipe2(ends, O_CLOEXEC), 0);
-    int pid = fork();
-    assert_true(pid >= 0);
-    if (pid == 0) {
-        prctl(PR_SET_PDEATHSIG, SIGKILL);
-        dup2(ends[1], STDOUT_FILENO);
-        execv("/proc/self/exe", argv);
-        _exit(127);
-    }
-    close(ends[1]);
-    *output = ends[0];
-    return pid;
-}
-
-static void tcp_puppet_start(struct suite *suite, struct puppet *puppet)
-{
-    (void)suite;
-    char role[16], seed[32], line[HM_ADDR_BYTES_MAX + HM_NODE_ID_TEXT_BYTES + 4];
-    snprintf(role, sizeof role, "%d", puppet->role);
-    snprintf(seed, sizeof seed, "%llu", (unsigned long long)suite_seed + 1000);
-    char *argv[] = {"test_tcp", "--puppet", role, seed, NULL};
-    int output;
-    puppet->pid = spawn(argv, &output);
-    FILE *from = fdopen(output, "r");
-    assert_non_null(from);
-    if (!fgets(line, sizeof line, from)) fail_msg("the puppet has not started");
-    fclose(from);
-    char id[HM_NODE_ID_TEXT_BYTES];
-    assert_int_equal(sscanf(line, "%255s %64s", puppet->addr.text, id), 2);
-    assert_ok(hm_node_id_parse(id, strlen(id), &puppet->id));
-}
-
-static void tcp_puppet_pause(struct suite *suite, struct puppet *puppet, bool paused)
-{
-    (void)suite;
-    assert_return_code(kill(puppet->pid, paused ? SIGSTOP : SIGCONT), 0);
-    int status;
-    if (paused) assert_int_equal(waitpid(puppet->pid, &status, WUNTRACED), puppet->pid);
-}
-
-static void tcp_puppet_kill(struct suite *suite, struct puppet *puppet)
-{
-    (void)suite;
-    int status;
-    assert_return_code(kill(puppet->pid, SIGKILL), 0);
-    assert_int_equal(waitpid(puppet->pid, &status, 0), puppet->pid);
-    assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL); /* it had not failed */
-}
-
-static bool never(void *arg)
-{
-    struct suite *suite = arg;
-    if (suite->failure[0]) {
-        fprintf(stderr, "puppet: %s\n", suite->failure);
-        _exit(3);
-    }
-    return false;
-}
-
-static const struct provider tcp_provider;
-
-static int puppet_main(const char *role, const char *seed)
-{
-    struct puppet puppet = {.role = (enum puppet_role)atoi(role)};
-    char id[HM_NODE_ID_TEXT_BYTES];
-    suite_seed = strtoull(seed, NULL, 10);
-    struct suite *suite = suite_create(&tcp_provider);
-    puppet_play(suite, &puppet);
-    printf("%s %s\n", puppet.addr.text, hm_node_id_text(&puppet.id, id));
-    fflush(stdout);
-    (void)tcp_run(suite, never, suite, 300 * HM_S);
-    return 4; /* nobody has killed it */
-}
 
 /* ---- attackers ------------------------------------------------------------------------------- */
 
@@ -410,7 +247,7 @@ static int attack_spawn(size_t index, const struct hm_addr *addr)
     snprintf(number, sizeof number, "%zu", index);
     snprintf(text, sizeof text, "%s", addr->text);
     char *argv[] = {"test_tcp", "--attack", number, text, NULL};
-    int output, pid = spawn(argv, &output);
+    int output, pid = real_spawn(argv, &output);
     close(output);
     return pid;
 }
@@ -445,13 +282,13 @@ static const struct provider tcp_provider = {
     .name = "tcp",
     .ops = &hm_transport_tcp,
     .listen = "127.0.0.1:0",
-    .start = tcp_start,
-    .stop = tcp_stop,
-    .run = tcp_run,
-    .puppet_start = tcp_puppet_start,
-    .puppet_pause = tcp_puppet_pause,
-    .puppet_kill = tcp_puppet_kill,
-    .silent_addr = tcp_silent_addr,
+    .start = real_start,
+    .stop = real_stop,
+    .run = real_run,
+    .puppet_start = real_puppet_start,
+    .puppet_pause = real_puppet_pause,
+    .puppet_kill = real_puppet_kill,
+    .silent_addr = real_silent_addr,
     .announce_flood = tcp_announce_flood,
 };
 
@@ -612,7 +449,8 @@ static int teardown(void **state)
 
 int main(int argc, char **argv)
 {
-    if (argc == 4 && strcmp(argv[1], "--puppet") == 0) return puppet_main(argv[2], argv[3]);
+    if (argc == 4 && strcmp(argv[1], "--puppet") == 0)
+        return real_puppet_main(&tcp_provider, argv[2], argv[3]);
     if (argc == 4 && strcmp(argv[1], "--attack") == 0) return attack_main(argv[2], argv[3]);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(garbage_ends_its_own_connection_and_nothing_else, setup,

@@ -1,0 +1,376 @@
+/* transport/ucx/receive.c - active messages in: messages, announces, pulled pieces.
+ *
+ *   eager:      MESSAGE -> message() -> [kept in UCX's own buffer] -> pull: copied, CREDIT owed
+ *                                                       '-----------> drop: CREDIT owed
+ *   announced:  ANNOUNCE -> message() -> [held] -> pull: PULL -> DATA ... -> done(), DONE
+ *                                           '----> drop: DROP
+ *
+ * Owns:      inbounds, UCX's buffers of kept payloads, and a reference to the owner of each buffer
+ *            that is pulled into.
+ * Failure:   a message that may not come now, or over a bound, ends the endpoint with
+ *            HM_ERR_PEER_PROTOCOL.  UCX's lengths are not trusted either.
+ * Invariant: what a peer can make us hold is receive_bytes_max of eager payloads and UCX_PLACES
+ *            announced ones.  Nothing is received into less memory than it has. */
+#include "transport/ucx/ucx.h"
+
+#include <string.h>
+
+void hm_ucx_receive_init(struct ucx_ep *ep)
+{
+    hm_list_init(&ep->pulled);
+    ep->credit_left = ep->ucx->receive_bytes_max;
+    ep->nothing.base.ops = &hm_ucx_ops;
+    ep->nothing.ep = ep;
+}
+
+static struct ucx_inbound *inbound_make(struct ucx_ep *ep, size_t bytes)
+{
+    struct ucx_inbound *in = hm_ucx_inbound_get(ep->ucx);
+    if (!in) {
+        hm_ucx_ep_fail(ep, HM_ERR_NO_MEMORY);
+        return NULL;
+    }
+    in->base.ops = &hm_ucx_ops;
+    in->base.bytes = bytes;
+    in->ep = ep;
+    return in;
+}
+
+static uint64_t charge(size_t bytes)
+{
+    return bytes > UCX_PAGE_BYTES ? bytes : UCX_PAGE_BYTES;
+}
+
+/* ---- arrivals ------------------------------------------------------------------------------ */
+
+static void deliver(struct ucx_ep *ep, struct ucx_inbound *in, const void *header, size_t bytes)
+{
+    const struct hm_transport_sink *sink = &ep->ucx->sink;
+    ep->inbounds_out++;
+    ep->ucx->metrics.messages_received.value++;
+    sink->message(sink->arg, &ep->base, header, bytes, &in->base);
+}
+
+/* Reads the head; NULL: stale, or not to be taken now. */
+static struct ucx_ep *opened(struct ucx *ucx, const void *head, size_t head_bytes,
+                             struct ucx_long_head *into)
+{
+    memset(into, 0, sizeof *into);
+    if (head_bytes < sizeof into->head) return NULL;
+    memcpy(&into->head, head, sizeof into->head);
+    if (into->head.type != UCX_MESSAGE) {
+        if (head_bytes < sizeof *into) return NULL;
+        memcpy(into, head, sizeof *into);
+    }
+    struct ucx_ep *ep = hm_ucx_ep_find(ucx, into->head.token);
+    if (!ep) {
+        ucx->metrics.stale.value++;
+        return NULL;
+    }
+    if (ep->state >= UCX_FAILING) return NULL;
+    if (into->head.type == UCX_HELLO) return ep;
+    /* Who speaks has heard us, so we have accepted; his hello may be behind this. */
+    if (ep->state == UCX_OFFERED || (ep->state == UCX_JOINING && !ep->heard)) {
+        hm_ucx_ep_fail(ep, HM_ERR_PEER_PROTOCOL);
+        return NULL;
+    }
+    hm_ucx_ep_heard(ep);
+    return ep->state == UCX_UP ? ep : NULL;
+}
+
+static void hello_arrived(struct ucx_ep *ep, uint64_t credit)
+{
+    const uint64_t credit_max = (uint64_t)1 << 40;
+    if (ep->heard) {
+        hm_ucx_ep_fail(ep, HM_ERR_PEER_PROTOCOL);
+        return;
+    }
+    ep->heard = true;
+    ep->credit = ep->credit_total = credit < credit_max ? credit : credit_max;
+    hm_ucx_ep_heard(ep);
+}
+
+static bool announce_arrived(struct ucx_ep *ep, const struct ucx_long_head *head,
+                             const void *header, size_t header_bytes)
+{
+    struct ucx_inbound **place = &ep->place_in[head->id % UCX_PLACES];
+    if (*place || head->id == 0 || head->value == 0 || head->value > HM_PAYLOAD_BYTES_MAX)
+        return false;
+    struct ucx_inbound *in = inbound_make(ep, (size_t)head->value);
+    if (!in) return true;
+    in->id = head->id;
+    *place = in;
+    deliver(ep, in, header, header_bytes);
+    return true;
+}
+
+static bool credit_arrived(struct ucx_ep *ep, uint64_t bytes)
+{
+    if (bytes > ep->credit_total - ep->credit) return false;
+    ep->credit += bytes;
+    hm_ucx_turn_soon(ep);
+    return true;
+}
+
+/* ---- pieces -------------------------------------------------------------------------------- */
+
+static void pull_finish(struct ucx_inbound *in, enum hm_status status)
+{
+    if (in->finished) return;
+    in->finished = true;
+    in->status = status;
+    hm_list_push(&in->ep->pulled, &in->link);
+    hm_ucx_turn_soon(in->ep);
+}
+
+/* Once it has called back, and UCX writes nowhere any more. */
+static void inbound_release(struct ucx_inbound *in)
+{
+    struct ucx_ep *ep = in->ep;
+    if (in->receiving > 0) return;
+    hm_buf_put(in->into.owner);
+    if (in->id && ep->place_in[in->id % UCX_PLACES] == in) ep->place_in[in->id % UCX_PLACES] = NULL;
+    hm_ucx_inbound_put(ep->ucx, in);
+}
+
+static void piece_received(struct ucx_inbound *in, size_t bytes)
+{
+    in->received += bytes;
+    in->ep->ucx->metrics.bytes_received.value += bytes;
+    if (in->received == in->base.bytes) pull_finish(in, HM_OK);
+}
+
+static void on_received(void *request, ucs_status_t status, size_t bytes, void *arg)
+{
+    struct ucx_inbound *in = arg;
+    struct ucx_ep *ep = in->ep;
+    ucp_request_free(request);
+    in->receiving--;
+    ep->receiving--;
+    if (ep->state == UCX_UP && status == UCS_OK) {
+        piece_received(in, bytes);
+    } else if (ep->state < UCX_FAILING) {
+        hm_ucx_ep_fail(ep, HM_ERR_PEER_RESET);
+    } else if (in->finished && !hm_list_linked(&in->link)) { /* it has called back long ago */
+        inbound_release(in);
+        hm_ucx_ep_release(ep);
+    }
+}
+
+/* By rendezvous: straight into the user's memory. */
+static ucs_status_t piece_receive(struct ucx_inbound *in, void *into, void *data, size_t bytes)
+{
+    const ucp_request_param_t param = {.op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK |
+                                                       UCP_OP_ATTR_FIELD_USER_DATA |
+                                                       UCP_OP_ATTR_FLAG_NO_IMM_CMPL,
+                                       .cb.recv_am = on_received,
+                                       .user_data = in};
+    in->receiving++;
+    in->ep->receiving++;
+    ucs_status_ptr_t request = ucp_am_recv_data_nbx(in->ep->ucx->worker, data, into, bytes, &param);
+    if (UCS_PTR_IS_PTR(request)) return UCS_INPROGRESS;
+    in->receiving--;
+    in->ep->receiving--;
+    if (UCS_PTR_STATUS(request) == UCS_OK)
+        piece_received(in, bytes);
+    else
+        hm_ucx_ep_fail(in->ep, HM_ERR_PEER_RESET);
+    return UCS_OK;
+}
+
+static ucs_status_t piece_arrived(struct ucx_ep *ep, const struct ucx_long_head *head, void *data,
+                                  size_t bytes, bool rendezvous)
+{
+    struct ucx_inbound *in = ep->place_in[head->id % UCX_PLACES];
+    if (!in || in->id != head->id || !in->into.base || in->finished ||
+        head->value > in->base.bytes || bytes > in->base.bytes - head->value) {
+        hm_ucx_ep_fail(ep, HM_ERR_PEER_PROTOCOL);
+        return rendezvous ? UCS_ERR_CANCELED : UCS_OK;
+    }
+    uint8_t *into = (uint8_t *)in->into.base + head->value;
+    if (rendezvous) return piece_receive(in, into, data, bytes);
+    memcpy(into, data, bytes);
+    piece_received(in, bytes);
+    return UCS_OK;
+}
+
+/* ---- UCX's callbacks ----------------------------------------------------------------------- */
+
+/* An eager message with a payload; UCS_INPROGRESS: the payload is kept. */
+static ucs_status_t on_eager(void *arg, const void *head, size_t head_bytes, void *data,
+                             size_t bytes, const ucp_am_recv_param_t *param)
+{
+    struct ucx_long_head read;
+    struct ucx_ep *ep = opened(arg, head, head_bytes, &read);
+    bool rendezvous = param->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV;
+    if (!ep) return rendezvous ? UCS_ERR_CANCELED : UCS_OK;
+    size_t header_bytes = head_bytes - sizeof read.head;
+    if (rendezvous || read.head.type != UCX_MESSAGE || bytes == 0 ||
+        bytes > UCX_EAGER_BYTES_LIMIT || charge(bytes) > ep->credit_left ||
+        header_bytes > HM_HEADER_BYTES_MAX || !(param->recv_attr & UCP_AM_RECV_ATTR_FLAG_DATA)) {
+        hm_ucx_ep_fail(ep, HM_ERR_PEER_PROTOCOL);
+        return rendezvous ? UCS_ERR_CANCELED : UCS_OK;
+    }
+    struct ucx_inbound *in = inbound_make(ep, bytes);
+    if (!in) return UCS_OK;
+    bool taken = false;
+    ep->credit_left -= charge(bytes);
+    ep->ucx->metrics.bytes_received.value += bytes;
+    in->base.data = in->kept = data;
+    in->taken = &taken;
+    deliver(ep, in, (const uint8_t *)head + sizeof read.head, header_bytes);
+    if (taken) return UCS_OK;
+    in->taken = NULL;
+    return UCS_INPROGRESS;
+}
+
+static bool control_arrived(struct ucx_ep *ep, const struct ucx_long_head *read, const void *head,
+                            size_t head_bytes)
+{
+    const uint8_t *at = head;
+    size_t fixed = read->head.type == UCX_MESSAGE ? sizeof read->head : sizeof *read;
+    if (head_bytes - fixed > HM_HEADER_BYTES_MAX) return false;
+    switch ((enum ucx_type)read->head.type) {
+    case UCX_HELLO: hello_arrived(ep, read->value); return true;
+    case UCX_MESSAGE: deliver(ep, &ep->nothing, at + fixed, head_bytes - fixed); return true;
+    case UCX_ANNOUNCE: return announce_arrived(ep, read, at + fixed, head_bytes - fixed);
+    case UCX_PULL:
+    case UCX_DROP:
+    case UCX_DONE: return hm_ucx_send_control(ep, read->head.type, read->id);
+    case UCX_CREDIT: return credit_arrived(ep, read->value);
+    case UCX_DATA: break;
+    }
+    return false;
+}
+
+static ucs_status_t on_plain(void *arg, const void *head, size_t head_bytes, void *data,
+                             size_t bytes, const ucp_am_recv_param_t *param)
+{
+    struct ucx_long_head read;
+    struct ucx_ep *ep = opened(arg, head, head_bytes, &read);
+    bool rendezvous = param->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV;
+    if (!ep) return rendezvous ? UCS_ERR_CANCELED : UCS_OK;
+    if (read.head.type == UCX_DATA) return piece_arrived(ep, &read, data, bytes, rendezvous);
+    if (rendezvous || !control_arrived(ep, &read, head, head_bytes))
+        hm_ucx_ep_fail(ep, HM_ERR_PEER_PROTOCOL);
+    return rendezvous ? UCS_ERR_CANCELED : UCS_OK;
+}
+
+enum hm_status hm_ucx_receive_register(struct ucx *ucx)
+{
+    ucp_am_handler_param_t param = {
+        .field_mask = UCP_AM_HANDLER_PARAM_FIELD_ID | UCP_AM_HANDLER_PARAM_FIELD_FLAGS |
+                      UCP_AM_HANDLER_PARAM_FIELD_CB | UCP_AM_HANDLER_PARAM_FIELD_ARG,
+        .id = UCX_AM_PLAIN,
+        .flags = UCP_AM_FLAG_WHOLE_MSG,
+        .cb = on_plain,
+        .arg = ucx,
+    };
+    ucs_status_t status = ucp_worker_set_am_recv_handler(ucx->worker, &param);
+    if (status == UCS_OK) {
+        param.id = UCX_AM_EAGER;
+        param.flags |= UCP_AM_FLAG_PERSISTENT_DATA;
+        param.cb = on_eager;
+        status = ucp_worker_set_am_recv_handler(ucx->worker, &param);
+    }
+    if (status == UCS_OK) return HM_OK;
+    return hm_fail(HM_ERR_UNSUPPORTED, "UCX takes no handlers: %s", ucs_status_string(status));
+}
+
+/* ---- pull and drop ------------------------------------------------------------------------- */
+
+/* The payload of an eager one is not needed any more. */
+static void kept_release(struct ucx_inbound *in)
+{
+    struct ucx_ep *ep = in->ep;
+    if (in->taken)
+        *in->taken = true; /* UCX takes it back when its callback returns */
+    else
+        ucp_am_data_release(ep->ucx->worker, in->kept);
+    in->kept = NULL;
+    in->taken = NULL;
+    ep->credit_owed += charge(in->base.bytes);
+    if (ep->credit_owed >= ep->ucx->receive_bytes_max / 4) hm_ucx_turn_soon(ep);
+}
+
+void hm_ucx_drop(struct hm_inbound *base)
+{
+    struct ucx_inbound *in = HM_CONTAINER_OF(base, struct ucx_inbound, base);
+    struct ucx_ep *ep = in->ep;
+    HM_ASSERT(ep->inbounds_out > 0);
+    ep->inbounds_out--;
+    if (in->kept) kept_release(in);
+    if (in->id) {
+        uint64_t id = in->id;
+        ep->place_in[id % UCX_PLACES] = NULL;
+        if (ep->state == UCX_UP) hm_ucx_say(ep, UCX_DROP, id, 0);
+    }
+    if (in != &ep->nothing) hm_ucx_inbound_put(ep->ucx, in);
+    if (ep->state == UCX_GONE) hm_ucx_ep_release(ep);
+}
+
+enum hm_status hm_ucx_pull(struct hm_inbound *base, const struct hm_span *into, hm_wire_cb done,
+                           void *arg)
+{
+    struct ucx_inbound *in = HM_CONTAINER_OF(base, struct ucx_inbound, base);
+    struct ucx_ep *ep = in->ep;
+    HM_ASSERT(into->bytes >= base->bytes);
+    enum hm_status status = HM_OK;
+    struct ucx_inbound *taken = in;
+    if (ep->state != UCX_UP) status = HM_ERR_PEER_UNREACHABLE;
+    /* Pieces and eager payloads are copied by the CPU, but for rendezvous. */
+    if (!ep->ucx->memory[into->mem]) status = HM_ERR_UNSUPPORTED;
+    if (status == HM_OK && in == &ep->nothing && !(taken = inbound_make(ep, 0)))
+        status = HM_ERR_NO_MEMORY;
+    if (status != HM_OK) {
+        hm_ucx_drop(base);
+        return status;
+    }
+    HM_ASSERT(ep->inbounds_out > 0);
+    ep->inbounds_out--;
+    taken->done = done;
+    taken->arg = arg;
+    taken->into = *into;
+    if (into->owner) hm_buf_get(into->owner);
+    if (taken->id) {
+        hm_ucx_say(ep, UCX_PULL, taken->id, 0);
+        return HM_OK;
+    }
+    if (taken->kept) {
+        memcpy(into->base, taken->base.data, taken->base.bytes);
+        kept_release(taken);
+    }
+    taken->base.data = NULL;
+    pull_finish(taken, HM_OK);
+    return HM_OK;
+}
+
+void hm_ucx_receive_credit(struct ucx_ep *ep)
+{
+    if (ep->credit_owed == 0 || ep->credit_owed < ep->ucx->receive_bytes_max / 4) return;
+    uint64_t owed = ep->credit_owed;
+    ep->credit_left += owed;
+    ep->credit_owed = 0;
+    hm_ucx_say(ep, UCX_CREDIT, 0, owed);
+}
+
+void hm_ucx_receive_callbacks(struct ucx_ep *ep)
+{
+    struct hm_link *link;
+    while ((link = hm_list_pop(&ep->pulled)) != NULL) {
+        struct ucx_inbound *in = HM_CONTAINER_OF(link, struct ucx_inbound, link);
+        uint64_t id = in->id;
+        if (in->done) in->done(in->arg, in->status);
+        inbound_release(in);
+        if (id && ep->state == UCX_UP) hm_ucx_say(ep, UCX_DONE, id, 0);
+    }
+}
+
+void hm_ucx_receive_abort(struct ucx_ep *ep)
+{
+    for (unsigned i = 0; i < UCX_PLACES; i++) {
+        struct ucx_inbound *in = ep->place_in[i];
+        ep->place_in[i] = NULL;
+        if (in && in->into.base) pull_finish(in, ep->why); /* else it is the user's to drop */
+    }
+}
