@@ -121,7 +121,13 @@ int hm_server_host(struct hm_server *server, const char *pattern,
 static void start_on_loop(struct hm_wait *wait, void *arg)
 {
     struct server_op *op = arg;
+    struct hm_addrs addrs;
     op->wait = wait;
+    if (hm_rpc_address(op->server->node->rpc, &addrs)) {
+        hm_wait_end(wait, hm_fail(HM_ERR_INVALID, "nobody could call a server whose node does not "
+                                                  "listen; open the node with an address"));
+        return;
+    }
     enum hm_status status = hm_expert_server_start(op->server->server, server_ended, op);
     op->server->running = status == HM_OK;
     if (status) hm_wait_end(wait, status);

@@ -84,6 +84,6 @@ void hm_options_help(const struct hm_options *options, FILE *to)
     }
     fprintf(to, "Always:\n");
     print_row(to, "--config FILE",
-              "read options from lines like  name = value; variables and flags go before it");
+              "read options from lines like  name = value; variables and flags override it");
     print_row(to, "--help", "this text");
 }
