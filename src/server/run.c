@@ -37,6 +37,22 @@ static enum hm_status gather(struct hm_exec *exec, const struct hm_served_part *
                                      scale ? scale + first : NULL, &to);
 }
 
+/* A part that is split over batches must not step its first rows and then turn out not to be finite
+ * in its last: with its first piece the rows behind it are looked at as well, where they lie. */
+static bool rest_finite(const struct hm_served_part *part, const struct hm_piece *piece,
+                        uint32_t columns)
+{
+    const struct hm_call_part *view = &part->view;
+    if (piece->task_first > 0) return true;
+    for (uint32_t i = piece->count; i < view->row_count; i++) {
+        size_t at = (size_t)(view->index ? view->index[i] : view->first + i) * columns;
+        if (!all_finite(part->x + at, columns)) return false;
+        if (part->dy && !all_finite(part->dy + at, columns)) return false;
+        if (part->dy && view->scale && !all_finite(view->scale + i, 1)) return false;
+    }
+    return true;
+}
+
 /* Fills x (and dy) with the batch's rows; *good counts the pieces that take part. */
 static enum hm_status gather_batch(struct hm_exec *exec, const struct hm_batch *batch,
                                    uint32_t columns, float *x, float *dy, unsigned *good)
@@ -54,7 +70,8 @@ static enum hm_status gather_batch(struct hm_exec *exec, const struct hm_batch *
                             columns, dy + offset);
         if (status) return status;
         if (!part->failed &&
-            !(all_finite(x + offset, elements) && (!dy || all_finite(dy + offset, elements))))
+            !(all_finite(x + offset, elements) && (!dy || all_finite(dy + offset, elements)) &&
+              rest_finite(part, piece, columns)))
             part->failed = HM_ERR_NUMERIC;
         if (!part->failed) {
             ++*good;

@@ -375,6 +375,19 @@ static void a_strangers_huge_values_leave_the_others_in_its_batch_alone(void **s
     a_batch_with("ffn.6", 3e38f, HM_ERR_EXPERT_NUMERIC, 2);
 }
 
+static void a_nan_in_the_last_row_of_a_split_part_steps_nothing(void **state)
+{
+    (void)state;
+    enum { ROWS = 3 * BATCH_ROWS };
+    static float bad[ROWS * COLUMNS], dx[ROWS * COLUMNS];
+    uint64_t before = steps(&swarm, "ffn.7");
+    memcpy(bad, dy, sizeof(bad));
+    bad[ROWS * COLUMNS - 1] = NAN;
+    assert_status(pass_run(&swarm, "ffn.7", HM_PASS_BACKWARD, x, bad, ROWS, dx, NULL),
+                  HM_ERR_NUMERIC);
+    assert_int_equal(steps(&swarm, "ffn.7"), before);
+}
+
 /* ---- queues, deadlines, cancels ----------------------------------------------------------------- */
 
 static void a_full_queue_answers_busy_at_once_and_says_when_to_come_back(void **state)
@@ -469,6 +482,7 @@ int main(void)
         cmocka_unit_test(a_remote_expert_gives_the_same_as_the_expert),
         cmocka_unit_test(values_that_are_not_finite_are_refused_and_step_nothing),
         cmocka_unit_test(a_strangers_nan_leaves_the_others_in_its_batch_alone),
+        cmocka_unit_test(a_nan_in_the_last_row_of_a_split_part_steps_nothing),
         cmocka_unit_test(a_strangers_huge_values_leave_the_others_in_its_batch_alone),
         cmocka_unit_test(a_full_queue_answers_busy_at_once_and_says_when_to_come_back),
         cmocka_unit_test(a_call_ends_at_its_deadline_and_its_parts_never_run),
