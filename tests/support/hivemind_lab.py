@@ -147,6 +147,20 @@ class Process:
     def signal(self, number):
         self.popen.send_signal(number)
 
+    def freeze(self):
+        """SIGSTOP, and waits until every thread stands still: on a busy machine that takes a while."""
+        self.signal(signal.SIGSTOP)
+        tasks = f'/proc/{self.pid}/task'
+
+        def stopped():
+            for task in os.listdir(tasks):
+                with open(f'{tasks}/{task}/stat', encoding='ascii') as file:
+                    if file.read().rsplit(')', 1)[1].split()[0] != 'T':
+                        return False
+            return True
+
+        until(stopped, f'{self.name} stands still')
+
     def kill(self):
         """As a power cut would."""
         self.ended_by_us = True
