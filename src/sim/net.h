@@ -62,6 +62,8 @@ void hm_net_break(struct hm_world *world, unsigned a, unsigned b);
  * would. */
 void hm_net_set_lawless(struct hm_world *world, unsigned number, bool lawless);
 
+/* This node says, as its own proof of a fabric key, the last proof that it has heard. */
+void hm_net_set_thief(struct hm_world *world, unsigned number, bool thief);
 /* What this node's offers say (static text; "sim" at first): as another version of a fabric's library would. */
 void hm_net_set_fabric_settings(struct hm_world *world, unsigned number, const char *settings);
 

@@ -129,6 +129,9 @@ struct sim_node {
     size_t receive_bytes_max;
     hm_ns handshake_max, uplink_free_at, bulk_free_at;
     bool listens, dead, lawless;
+    bool has_fabric_key, thief;
+    uint8_t fabric_key[HM_FABRIC_KEY_BYTES];
+    uint8_t stolen_bytes, stolen[HM_PROOF_BYTES_MAX]; /* the last proof that a thief has heard */
     const char *fabric_settings;
     bool closing;
     struct hm_timer closed;

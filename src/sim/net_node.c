@@ -5,6 +5,7 @@
  * and is up. Failure:     everything that ends an endpoint goes through sim_ep_end: one event later
  * its sends and pulls call back, then down is said, then it is freed. Invariant:   sink and
  * callbacks run from the world's events only, so never inside a user's call. */
+#include "base/map.h"
 #include "sim/net_internal.h"
 
 #include <stdio.h>
@@ -73,6 +74,8 @@ static enum hm_status sim_open(const struct hm_transport_conf *conf, struct hm_l
     node->handshake_max = conf->handshake_max;
     node->listens = conf->listen != NULL;
     node->fabric_settings = "sim";
+    node->has_fabric_key = conf->fabric_key != NULL;
+    if (conf->fabric_key) memcpy(node->fabric_key, conf->fabric_key, sizeof node->fabric_key);
     hm_list_init(&node->endpoints);
     hm_list_push(&net->nodes, &node->link);
     if (node->listens && node->hello.listening.count == 0)
@@ -86,6 +89,13 @@ unsigned hm_net_number(struct hm_transport *transport)
 {
     HM_ASSERT(transport->ops == &hm_transport_sim);
     return node_of(transport)->number;
+}
+
+void hm_net_set_thief(struct hm_world *world, unsigned number, bool thief)
+{
+    struct sim_node *node = sim_net_node(sim_net_of(world), number);
+    HM_ASSERT(node);
+    node->thief = thief;
 }
 
 static void sim_caps(struct hm_transport *transport, struct hm_transport_caps *caps)
@@ -270,6 +280,47 @@ static enum hm_status sim_connect(struct hm_transport *transport, const struct h
     return HM_OK;
 }
 
+/* What a secret of the connection would be, were there TLS: both sides have it, no other connection. */
+static void binding(const struct sim_ep *ep, uint8_t out[HM_BINDING_BYTES])
+{
+    for (uint64_t i = 0; i < HM_BINDING_BYTES / 8; i++) {
+        uint64_t about[2] = {ep->conn->id, i};
+        uint64_t word = hm_hash(about, sizeof about, hm_world_seed(ep->node->net->world));
+        memcpy(out + 8 * i, &word, sizeof word);
+    }
+}
+
+static void prove(const struct sim_ep *ep, struct hm_hello *hello)
+{
+    struct sim_node *node = ep->node;
+    struct sim_node *other = sim_net_node(node->net, ep->conn->number[!ep->side]);
+    struct hm_proof_context context = {.by_dialler = ep->side == 0, .prover = &node->id};
+    if (node->thief) {
+        hello->fabric_proof_bytes = node->stolen_bytes;
+        memcpy(hello->fabric_proof, node->stolen, sizeof node->stolen);
+    }
+    if (!node->has_fabric_key || !other) return;
+    context.verifier = &other->id;
+    binding(ep, context.binding);
+    bool made = hm_proof_make(node->fabric_key, &context, hello);
+    HM_ASSERT(made);
+}
+
+static bool proved(const struct sim_ep *ep, const struct hm_node_id *id,
+                   const struct hm_hello *hello)
+{
+    struct sim_node *node = ep->node;
+    struct hm_proof_context context = {
+        .by_dialler = ep->side == 1, .prover = id, .verifier = &node->id};
+    if (node->thief && hello->fabric_proof_bytes > 0) {
+        node->stolen_bytes = hello->fabric_proof_bytes;
+        memcpy(node->stolen, hello->fabric_proof, sizeof node->stolen);
+    }
+    if (!node->has_fabric_key) return false;
+    binding(ep, context.binding);
+    return hm_proof_check(node->fabric_key, &context, hello);
+}
+
 /* Node id, our credit for the other side, hello. */
 void sim_hello_send(struct sim_ep *ep)
 {
@@ -279,7 +330,9 @@ void sim_hello_send(struct sim_ep *ep)
     hm_writer_init(&writer, packet->data, HELLO_BYTES_MAX);
     hm_write_bytes(&writer, node->id.byte, HM_NODE_ID_BYTES);
     hm_write_u64(&writer, node->receive_bytes_max);
-    hm_hello_encode(&node->hello, &writer);
+    struct hm_hello hello = node->hello;
+    if (!ep->token) prove(ep, &hello);
+    hm_hello_encode(&hello, &writer);
     HM_ASSERT(hm_writer_ok(&writer));
     packet->header_bytes = hm_writer_count(&writer);
     sim_packet_send(packet, 0);
@@ -290,7 +343,8 @@ void sim_accept(struct conn *conn)
     struct sim_node *node = sim_net_node(conn->net, conn->number[1]);
     bool welcome = node && node->listens && !node->closing;
     struct sim_ep *ep = NULL;
-    if (welcome && node->endpoint_count < node->endpoints_max) ep = sim_ep_create(node, EP_ACCEPTED);
+    if (welcome && node->endpoint_count < node->endpoints_max)
+        ep = sim_ep_create(node, EP_ACCEPTED);
     if (!ep) {
         sim_packet_say(conn, 1, PACKET_REFUSED, 0, 0);
         return;
@@ -333,6 +387,7 @@ void sim_handshake_receive(struct sim_ep *ep, const struct packet *packet)
         sim_ep_end(ep, status);
         return;
     }
+    if (!ep->token) hello.fabric_proved = proved(ep, &id, &hello);
     if (ep->state == EP_DIALING && !ep->token) sim_hello_send(ep);
     hm_timer_stop(node->net->loop, &ep->handshake);
     ep->state = EP_UP;

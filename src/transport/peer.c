@@ -116,6 +116,23 @@ bool hm_peer_connected(const struct hm_peer *peer)
     return peer->sender != NULL;
 }
 
+void hm_peer_path(const struct hm_peer *peer, struct hm_peer_path *path)
+{
+    const struct hm_conn *conn = peer->sender;
+    *path = (struct hm_peer_path){0};
+    if (!conn) return;
+    const struct hm_rpc_conf *conf = &peer->rpc->conf;
+    path->provider = hm_conn_is_fast(conn) ? conf->fabric->name : conf->transport->name;
+    if (!hm_conn_is_fast(conn)) memcpy(path->why, peer->why_not_fast, sizeof path->why);
+}
+
+void hm_rpc_each_peer(const struct hm_rpc *rpc,
+                      void (*visit)(void *arg, const struct hm_peer *peer), void *arg)
+{
+    for (struct hm_map_node *node = NULL; (node = hm_map_next(&rpc->peers, node));)
+        visit(arg, HM_CONTAINER_OF(node, struct hm_peer, node));
+}
+
 bool hm_peer_backing_off(const struct hm_peer *peer)
 {
     return !peer->sender && hm_loop_now(peer->rpc->loop) < peer->backoff_until;

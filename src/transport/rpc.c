@@ -5,7 +5,7 @@
  *
  *   open --> running --> hm_rpc_close --> closing (next turn: calls end, requests go, the transport
  *                                            |     closes)
- *                                            +--> when the transport is closed, every call has
+ *                                            +--> when the transports are closed, every call has
  *                                                 ended and every request has been answered last:
  *                                                 it is gone, then done
  *
@@ -13,6 +13,8 @@
 #include "transport/rpc_internal.h"
 
 #include "base/rng.h"
+
+#include <stdio.h>
 
 enum { PEERS_MAX = 1024, CALLS_MAX = 4096, REQUESTS_MAX = 4096 }; /* where conf says 0 */
 
@@ -29,6 +31,8 @@ static void tables_fini(struct hm_rpc *rpc)
     hm_slots_fini(&rpc->send_slots);
     hm_slots_fini(&rpc->request_slots);
     hm_slots_fini(&rpc->dial_slots);
+    hm_slots_fini(&rpc->fast_slots);
+    hm_slots_fini(&rpc->fast_in_slots);
 }
 
 /* What a failed one leaves, tables_fini takes (all fields are zero before). */
@@ -37,6 +41,7 @@ static enum hm_status tables_init(struct hm_rpc *rpc)
     const struct hm_rpc_conf *conf = &rpc->conf;
     unsigned conns_max = conf->transport_conf.endpoints_max;
     if (conns_max == 0) conns_max = 2 * conf->peers_max;
+    unsigned fasts_max = conf->fabric ? conns_max : 1;
     unsigned sends_max = conf->calls_max + 4 * conf->requests_max + HM_RPC_QUEUE_CALLS_MAX;
     enum hm_status status = hm_map_init(&rpc->peers, conf->peers_max);
     if (status == HM_OK) status = hm_map_init(&rpc->calls, conf->calls_max);
@@ -51,34 +56,93 @@ static enum hm_status tables_init(struct hm_rpc *rpc)
         status = hm_slots_init(&rpc->request_slots, sizeof(struct hm_request), conf->requests_max);
     if (status == HM_OK)
         status = hm_slots_init(&rpc->dial_slots, sizeof(struct hm_dial), HM_RPC_DIALS_MAX);
+    if (status == HM_OK)
+        status = hm_slots_init(&rpc->fast_slots, sizeof(struct hm_fast), fasts_max);
+    if (status == HM_OK)
+        status = hm_slots_init(&rpc->fast_in_slots, sizeof(struct hm_fast_in),
+                               conf->fabric ? 4 * (conf->calls_max + conf->requests_max) : 1);
     return status;
 }
 
-static void metrics_init(struct hm_rpc *rpc)
+/* Every metric with its row. */
+static void metrics_each(struct hm_rpc *rpc,
+                         void (*each)(struct hm_rpc *rpc, struct hm_metric *metric,
+                                      const struct hm_metric *row))
 {
-    struct hm_metrics *metrics = rpc->conf.transport_conf.metrics;
-    struct hm_metric *all[] = {&rpc->calls_total, &rpc->calls_failed, &rpc->requests_total,
-                               &rpc->requests_refused, &rpc->connections};
-    rpc->calls_total = (struct hm_metric){.name = "rpc.calls", .help = "calls made"};
-    rpc->calls_failed = (struct hm_metric){.name = "rpc.calls_failed",
-                                           .help = "calls that ended without all replies"};
-    rpc->requests_total = (struct hm_metric){.name = "rpc.requests", .help = "requests received"};
-    rpc->requests_refused =
-        (struct hm_metric){.name = "rpc.requests_refused", .help = "requests that met no handler"};
-    rpc->connections =
-        (struct hm_metric){.name = "rpc.connections", .help = "connections", .kind = HM_GAUGE};
-    for (size_t i = 0; i < HM_COUNT_OF(all); i++) {
-        hm_list_init(&all[i]->link);
-        if (metrics) hm_metrics_add(metrics, all[i]);
-    }
+    const struct {
+        struct hm_metric *metric, row;
+    } all[] = {
+        {&rpc->calls_total, {.name = "rpc.calls", .help = "calls made"}},
+        {&rpc->calls_failed,
+         {.name = "rpc.calls_failed", .help = "calls that ended without all replies"}},
+        {&rpc->requests_total, {.name = "rpc.requests", .help = "requests received"}},
+        {&rpc->requests_refused,
+         {.name = "rpc.requests_refused", .help = "requests that met no handler"}},
+        {&rpc->connections, {.name = "rpc.connections", .help = "connections", .kind = HM_GAUGE}},
+        {&rpc->sent_control[HM_CLASS_CONTROL],
+         {.name = "rpc.tcp_control", .help = "calls and replies of rpc, sent over connections"}},
+        {&rpc->sent_control[HM_CLASS_DHT],
+         {.name = "rpc.tcp_dht", .help = "messages of the DHT, sent over connections"}},
+        {&rpc->sent_control[HM_CLASS_EXPERT],
+         {.name = "rpc.tcp_expert", .help = "messages of experts, sent over connections"}},
+        {&rpc->sent_fabric[HM_CLASS_CONTROL],
+         {.name = "rpc.fabric_control", .help = "calls and replies of rpc, sent over the fabric"}},
+        {&rpc->sent_fabric[HM_CLASS_DHT],
+         {.name = "rpc.fabric_dht", .help = "messages of the DHT, sent over the fabric"}},
+        {&rpc->sent_fabric[HM_CLASS_EXPERT],
+         {.name = "rpc.fabric_expert", .help = "messages of experts, sent over the fabric"}},
+        {&rpc->sent_control_after_join,
+         {.name = "rpc.tcp_after_join",
+          .help = "messages of DHT and experts, sent over connections to peers of our fabric"}},
+        {&rpc->fabric_peers,
+         {.name = "rpc.fabric_peers", .help = "fast paths that are up", .kind = HM_GAUGE}},
+        {&rpc->fabric_lost, {.name = "rpc.fabric_lost", .help = "fast paths that went down"}},
+    };
+    for (size_t i = 0; i < HM_COUNT_OF(all); i++) each(rpc, all[i].metric, &all[i].row);
 }
 
-static void metrics_fini(struct hm_rpc *rpc)
+static void metric_add(struct hm_rpc *rpc, struct hm_metric *metric, const struct hm_metric *row)
 {
-    struct hm_metric *all[] = {&rpc->calls_total, &rpc->calls_failed, &rpc->requests_total,
-                               &rpc->requests_refused, &rpc->connections};
-    if (!rpc->conf.transport_conf.metrics) return;
-    for (size_t i = 0; i < HM_COUNT_OF(all); i++) hm_metrics_remove(all[i]);
+    struct hm_metrics *metrics = rpc->conf.transport_conf.metrics;
+    *metric = *row;
+    hm_list_init(&metric->link);
+    if (metrics) hm_metrics_add(metrics, metric);
+}
+
+static void metric_remove(struct hm_rpc *rpc, struct hm_metric *metric, const struct hm_metric *row)
+{
+    (void)row;
+    if (rpc->conf.transport_conf.metrics) hm_metrics_remove(metric);
+}
+
+/* Without a fabric everything goes over the control connections. */
+static void fabric_open(struct hm_rpc *rpc)
+{
+    struct hm_transport_conf conf = rpc->conf.fabric_conf;
+    const struct hm_transport_conf *control = &rpc->conf.transport_conf;
+    if (!rpc->conf.fabric) return;
+    HM_ASSERT(rpc->conf.fabric->fabric && control->fabric_key);
+    conf.identity = control->identity;
+    conf.hello = control->hello;
+    conf.buffers = control->buffers;
+    conf.metrics = control->metrics;
+    if (!conf.endpoints_max) conf.endpoints_max = control->endpoints_max;
+    if (!conf.receive_bytes_max) conf.receive_bytes_max = control->receive_bytes_max;
+    if (!conf.handshake_max) conf.handshake_max = control->handshake_max;
+    struct hm_transport_sink sink = hm_fast_sink;
+    sink.arg = rpc;
+    hm_fail_clear();
+    enum hm_status status = rpc->conf.fabric->open(&conf, rpc->loop, &sink, &rpc->fabric);
+    if (status == HM_OK) return;
+    rpc->fabric = NULL;
+    const char *line = hm_fail_line();
+    (void)snprintf(rpc->fabric_error, sizeof rpc->fabric_error, "%s",
+                   line[0] ? line : hm_status_text(status));
+}
+
+const char *hm_rpc_fabric_error(const struct hm_rpc *rpc)
+{
+    return rpc->fabric_error;
 }
 
 enum hm_status hm_rpc_open(const struct hm_rpc_conf *conf, struct hm_rpc **opened)
@@ -109,7 +173,8 @@ enum hm_status hm_rpc_open(const struct hm_rpc_conf *conf, struct hm_rpc **opene
     sink.arg = rpc;
     status = conf->transport->open(&conf->transport_conf, conf->loop, &sink, &rpc->transport);
     if (status != HM_OK) goto free_tables;
-    metrics_init(rpc);
+    fabric_open(rpc);
+    metrics_each(rpc, metric_add);
     *opened = rpc;
     return HM_OK;
 free_tables:
@@ -124,7 +189,7 @@ static void finish(struct hm_rpc *rpc)
 {
     void (*closed)(void *arg) = rpc->closed;
     void *arg = rpc->closed_arg;
-    metrics_fini(rpc);
+    metrics_each(rpc, metric_remove);
     tables_fini(rpc);
     free(rpc);
     if (closed) closed(arg);
@@ -137,9 +202,17 @@ static void on_transport_closed(void *arg)
     hm_rpc_settle(rpc);
 }
 
+static void on_fabric_closed(void *arg)
+{
+    struct hm_rpc *rpc = arg;
+    rpc->fabric = NULL;
+    hm_rpc_settle(rpc);
+}
+
 void hm_rpc_settle(struct hm_rpc *rpc)
 {
-    if (rpc->closing && !rpc->transport && !rpc->call_count && !rpc->request_count)
+    if (rpc->closing && !rpc->transport && !rpc->fabric && !rpc->call_count &&
+        !rpc->request_count && !rpc->fast_in_slots.used && !rpc->fast_slots.used)
         hm_timer_start(rpc->loop, &rpc->close_timer, 0);
 }
 
@@ -147,10 +220,11 @@ static void on_close_timer(struct hm_timer *timer)
 {
     struct hm_rpc *rpc = timer->arg;
     struct hm_map_node *node;
-    if (!rpc->transport) {
+    if (rpc->closed_transports) {
         finish(rpc);
         return;
     }
+    rpc->closed_transports = true;
     while ((node = hm_map_next(&rpc->calls, NULL)))
         hm_call_finish(HM_CONTAINER_OF(node, struct hm_call, node), HM_ERR_CANCELED);
     while (!hm_list_empty(&rpc->requests))
@@ -160,6 +234,7 @@ static void on_close_timer(struct hm_timer *timer)
                        NULL);
     for (node = hm_map_next(&rpc->peers, NULL); node; node = hm_map_next(&rpc->peers, node))
         hm_peer_dial_end(HM_CONTAINER_OF(node, struct hm_peer, node));
+    if (rpc->fabric) rpc->conf.fabric->close(rpc->fabric, on_fabric_closed, rpc);
     rpc->conf.transport->close(rpc->transport, on_transport_closed, rpc);
 }
 

@@ -14,6 +14,11 @@
  * travel as remaining time.  An idle connection is pinged (every 10 s; 3 missed: down), so a cut
  * link is noticed without a call.
  *
+ * A peer is its control connection (conf.transport).  If both sides have a fabric and prove the
+ * same key, its messages go over that, which is faster; nothing else changes: calls, requests and
+ * their order of events are the control connection's.  When the fabric breaks, what it may have
+ * swallowed is sent again over the control connection, and nothing is handled twice.
+ *
  * Thread: loop.  Callbacks never run inside a call made by the user. */
 #ifndef HM_TRANSPORT_RPC_H
 #define HM_TRANSPORT_RPC_H
@@ -91,7 +96,12 @@ struct hm_method {
 struct hm_rpc_conf {
     struct hm_loop *loop;
     const struct hm_transport_ops *transport;
-    struct hm_transport_conf transport_conf;     /* as hm_transport_ops.open wants it */
+    struct hm_transport_conf transport_conf; /* as hm_transport_ops.open wants it */
+    /* The fast path (rpc_fabric.c): a provider with `fabric`, NULL: none.  Nodes that prove
+     * transport_conf.fabric_key to each other send everything over it, except what keeps it up. */
+    const struct hm_transport_ops *fabric;
+    /* Identity, hello, buffers and metrics are transport_conf's; so is each limit that is 0 here. */
+    struct hm_transport_conf fabric_conf;
     unsigned peers_max, calls_max, requests_max; /* 0: 1024, 4096, 4096 */
     unsigned requests_max_per_peer;              /* 0: requests_max */
     hm_ns ping_interval;                         /* 0: 10 s */
@@ -100,7 +110,10 @@ struct hm_rpc_conf {
     void (*peer_down)(void *arg, struct hm_peer *peer, enum hm_status why);
     void *arg;
 };
+/* A fabric that cannot be opened is no error: everything goes over `transport` then, and
+ * hm_rpc_fabric_error says why. */
 HM_MUST_CHECK enum hm_status hm_rpc_open(const struct hm_rpc_conf *conf, struct hm_rpc **rpc);
+const char *hm_rpc_fabric_error(const struct hm_rpc *rpc); /* a line; "": open, or not asked for */
 /* Calls end with HM_ERR_CANCELED, requests' gone() run, the transport closes, then rpc is gone,
  * then done.  It waits for handlers that still hold a request: say last.  References to peers must
  * be put before done. */
@@ -130,6 +143,16 @@ const struct hm_addrs *hm_peer_addrs(const struct hm_peer *peer);
 void hm_peer_own_addrs(const struct hm_peer *peer, struct hm_addrs *addrs);
 bool hm_peer_connected(const struct hm_peer *peer);
 bool hm_peer_backing_off(const struct hm_peer *peer);
+/* Which way messages to it go now. */
+enum { HM_PEER_WHY_BYTES = 160 };
+struct hm_peer_path {
+    const char *provider;        /* "tcp", "ucx"; NULL: not connected */
+    char why[HM_PEER_WHY_BYTES]; /* why not over the fabric; "": it is, or nobody asked for one */
+};
+void hm_peer_path(const struct hm_peer *peer, struct hm_peer_path *path);
+/* Every known peer, in no order.  `visit` must not call anything that makes or loses peers. */
+void hm_rpc_each_peer(const struct hm_rpc *rpc,
+                      void (*visit)(void *arg, const struct hm_peer *peer), void *arg);
 /* Smoothed round trip and its deviation (RFC 6298), measured on pings and on small calls, less the
  * time that the other side says it held them; 0: not measured yet. */
 hm_ns hm_peer_round_trip(const struct hm_peer *peer, hm_ns *deviation);

@@ -136,7 +136,7 @@ void hm_rpc_cancel(struct hm_call *call)
     if (call->state != CALL_LIVE) return;
     struct hm_rpc *rpc = call->peer->rpc;
     struct hm_conn *conn = call->conn;
-    bool queued = call->send && !call->send->on_wire;
+    bool queued = call->send && hm_send_is_unsent(call->send);
     call_detach(call);
     call->state = CALL_ENDING;
     call->end_status = HM_ERR_CANCELED;
@@ -172,7 +172,8 @@ void hm_call_receive(struct hm_conn *conn, const struct hm_rpc_header *header,
         hm_inbound_drop(in);
         return;
     }
-    if (call->send && !call->send->on_wire) { /* an answer to what has not been asked yet */
+    if (call->send &&
+        hm_send_is_unsent(call->send)) { /* an answer to what has not been asked yet */
         hm_inbound_drop(in);
         hm_conn_fail(conn, HM_ERR_PEER_PROTOCOL);
         return;

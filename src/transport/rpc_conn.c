@@ -52,11 +52,13 @@ void hm_conn_fail(struct hm_conn *conn, enum hm_status why)
 static bool wire_is_rotten(const struct hm_conn *conn)
 {
     hm_ns now = hm_loop_now(conn->rpc->loop);
+    const struct hm_link *lists[] = {&conn->wire, conn->fast ? &conn->fast->unacked : NULL};
     unsigned dead = 0;
-    HM_LIST_EACH (link, &conn->wire) {
-        const struct hm_send *send = HM_CONTAINER_OF(link, struct hm_send, link);
-        if (send->expires < now && now - send->expires > conn->rpc->conf.ping_interval) dead++;
-    }
+    for (unsigned i = 0; i < HM_COUNT_OF(lists) && lists[i]; i++)
+        HM_LIST_EACH (link, lists[i]) {
+            const struct hm_send *send = HM_CONTAINER_OF(link, struct hm_send, link);
+            if (send->expires < now && now - send->expires > conn->rpc->conf.ping_interval) dead++;
+        }
     return dead > HM_RPC_DEAD_MAX;
 }
 
@@ -67,6 +69,7 @@ static bool is_spare(const struct hm_conn *conn)
     const struct hm_peer *peer = conn->peer;
     if (!hm_list_empty(&conn->calls) || !hm_list_empty(&conn->requests)) return false;
     if (!hm_list_empty(&conn->queue) || !hm_list_empty(&conn->wire)) return false;
+    if (conn->fast && conn->fast->tagged_count > 0) return false;
     hm_ns idle = hm_loop_now(conn->rpc->loop) - conn->used;
     if (idle < HM_RPC_IDLE_INTERVALS * conn->rpc->conf.ping_interval) return false;
     if (peer->sender != conn) return conn->dialed;
@@ -107,6 +110,7 @@ static void receive_pong(struct hm_conn *conn, uint64_t id)
 {
     if (!conn->ping_out || id != conn->ping_id) return; /* late: a newer ping is out */
     conn->ping_out = false;
+    if (hm_conn_is_fast(conn)) return; /* not the way that calls take */
     hm_peer_measured(conn->peer, hm_loop_now(conn->rpc->loop) - conn->ping_sent);
 }
 
@@ -177,7 +181,33 @@ static void on_up(void *arg, struct hm_ep *ep, const struct hm_node_id *node,
     conn->used = hm_loop_now(rpc->loop);
     rpc->connections.value++;
     hm_timer_start(rpc->loop, &conn->timer, rpc->conf.ping_interval);
+    conn->peer = peer;
+    hm_fast_start(conn, hello);
     hm_peer_attach(peer, conn);
+}
+
+void hm_conn_receive(struct hm_conn *conn, const struct hm_rpc_header *header, const void *user,
+                     size_t user_bytes, struct hm_inbound *in)
+{
+    conn->used = hm_loop_now(conn->rpc->loop);
+    if (header->kind == HM_RPC_REQUEST)
+        hm_request_receive(conn, header, user, user_bytes, in);
+    else
+        hm_call_receive(conn, header, user, user_bytes, in);
+}
+
+/* Those that carry nothing of the user's. */
+static void receive_control(struct hm_conn *conn, const struct hm_rpc_header *header,
+                            const uint8_t *user, size_t user_bytes)
+{
+    switch (header->kind) {
+    case HM_RPC_CANCEL: hm_request_receive_cancel(conn, header->id); break;
+    case HM_RPC_PING: hm_conn_pong(conn, header->id); break;
+    case HM_RPC_PONG: receive_pong(conn, header->id); break;
+    case HM_RPC_LOST: hm_fast_receive_lost(conn, header); break;
+    case HM_RPC_ACK: hm_fast_receive_ack(conn, header, user, user_bytes); break;
+    default: HM_ASSERT(false);
+    }
 }
 
 static void on_message(void *arg, struct hm_ep *ep, const void *bytes, size_t byte_count,
@@ -191,8 +221,9 @@ static void on_message(void *arg, struct hm_ep *ep, const void *bytes, size_t by
         return;
     }
     enum hm_status status = hm_rpc_header_decode(bytes, byte_count, &header);
-    if (status == HM_OK && header.kind >= HM_RPC_CANCEL && in->bytes > 0)
-        status = HM_ERR_PEER_PROTOCOL;
+    bool may_carry =
+        status == HM_OK && (header.kind <= HM_RPC_REPLY || header.kind == HM_RPC_OFFER);
+    if (status == HM_OK && !may_carry && in->bytes > 0) status = HM_ERR_PEER_PROTOCOL;
     if (status != HM_OK) {
         hm_inbound_drop(in);
         hm_log(HM_LOG_INFO, "rpc", "a peer sent %zu bytes that are no header of ours", byte_count);
@@ -201,17 +232,16 @@ static void on_message(void *arg, struct hm_ep *ep, const void *bytes, size_t by
     }
     conn->heard = true;
     const uint8_t *user = (const uint8_t *)bytes + HM_RPC_HEADER_BYTES;
-    size_t user_bytes = byte_count - HM_RPC_HEADER_BYTES;
-    if (header.kind >= HM_RPC_CANCEL)
+    size_t user_bytes = hm_rpc_header_user_bytes(&header, byte_count);
+    if (header.tag) {
+        hm_fast_receive_tagged(conn, &header, user, user_bytes, in, false);
+    } else if (header.kind == HM_RPC_OFFER) {
+        hm_fast_receive_offer(conn, &header, in);
+    } else if (may_carry) {
+        hm_conn_receive(conn, &header, user, user_bytes, in);
+    } else {
         hm_inbound_drop(in);
-    else
-        conn->used = hm_loop_now(rpc->loop);
-    switch (header.kind) {
-    case HM_RPC_REQUEST: hm_request_receive(conn, &header, user, user_bytes, in); break;
-    case HM_RPC_REPLY: hm_call_receive(conn, &header, user, user_bytes, in); break;
-    case HM_RPC_CANCEL: hm_request_receive_cancel(conn, header.id); break;
-    case HM_RPC_PING: hm_conn_pong(conn, header.id); break;
-    case HM_RPC_PONG: receive_pong(conn, header.id); break;
+        receive_control(conn, &header, user, user_bytes);
     }
 }
 
@@ -245,6 +275,7 @@ static void on_down(void *arg, struct hm_ep *ep, enum hm_status why)
         rpc->connections.value--;
         hm_peer_choose_sender(peer);
         hm_conn_discard_queue(conn);
+        hm_fast_orphan(conn);
         struct hm_link *link;
         while ((link = hm_list_pop(&conn->requests)))
             hm_request_lose(HM_CONTAINER_OF(link, struct hm_request, conn_link));

@@ -1,6 +1,6 @@
 /* transport/rpc_internal.h - what the files of rpc share: rpc.c, rpc_call.c, rpc_serve.c,
- * rpc_conn.c, rpc_send.c, rpc_wire.c, peer.c and peer_dial.c.  Nobody else includes it (tests and
- * fuzzers do).
+ * rpc_conn.c, rpc_send.c, rpc_wire.c, rpc_fabric*.c, peer.c and peer_dial.c.  Nobody else includes
+ * it (tests and fuzzers do).
  *
  * A peer has connections; a call and a request belong to the one connection that carries them and
  * die with it.  Replies go back over the connection that the request came on, so that both sides
@@ -26,6 +26,11 @@ enum hm_rpc_kind {
     HM_RPC_CANCEL = 3,
     HM_RPC_PING = 4,
     HM_RPC_PONG = 5,
+    /* Of the fast path (rpc_fabric.c), between nodes that have proved its key to each other. */
+    HM_RPC_OFFER = 6, /* id: attempt; payload: the offer of an endpoint */
+    HM_RPC_LOST = 7,  /* id: attempt; its endpoint is down here, or there is none; status: why */
+    HM_RPC_ACK = 8,   /* id: tag, all before it have been taken; user header: bits of later ones */
+    HM_RPC_VOID = 9,  /* stands for a tagged message that nobody needs any more */
 };
 enum { HM_RPC_REPLIES_MAX = 65536 }; /* of one call */
 struct hm_rpc_header {
@@ -37,13 +42,26 @@ struct hm_rpc_header {
     uint32_t index;   /* reply: 0 for the first that was sent; with `last` it gives their number */
     uint32_t time_us; /* request: what is left until the deadline; reply: how long the request was
                          held */
+    uint64_t tag;     /* attempt << 48 | number of a message of the fast path; 0: none */
 };
+enum { HM_RPC_TAG_BYTES = 8 };
+/* Without the tag, which stands at the end: hm_rpc_header_set_tag. */
 void hm_rpc_header_encode(const struct hm_rpc_header *header, uint8_t bytes[HM_RPC_HEADER_BYTES]);
 /* Writes what is left until the deadline into an encoded request that had to wait. */
 void hm_rpc_header_set_time(uint8_t bytes[HM_RPC_HEADER_BYTES], uint32_t time_us);
-/* Total.  byte_count: of the whole message header, the user's part included. */
+/* Appends it to a message header of byte_count bytes, the user's part included; returns the new
+ * count. */
+size_t hm_rpc_header_set_tag(uint8_t *bytes, size_t byte_count, uint64_t tag);
+void hm_rpc_header_clear_tag(
+    uint8_t *bytes); /* of one that was not sent; the count is the caller's */
+/* Total.  byte_count: of the whole message header, the user's part and the tag included. */
 HM_MUST_CHECK enum hm_status hm_rpc_header_decode(const void *bytes, size_t byte_count,
                                                   struct hm_rpc_header *header);
+/* Bytes of the user's part. */
+static inline size_t hm_rpc_header_user_bytes(const struct hm_rpc_header *header, size_t byte_count)
+{
+    return byte_count - HM_RPC_HEADER_BYTES - (header->tag ? HM_RPC_TAG_BYTES : 0);
+}
 /* Microseconds for the wire: rounded up, so that time that is left never reads as none; at most 1
  * h. */
 uint32_t hm_rpc_time_us(hm_ns time);
@@ -71,17 +89,33 @@ enum {
 };
 
 struct hm_conn;
+struct hm_fast;
 
-/* A message that waits for the wire, or whose payload the wire still holds. */
+/* What a message is about, for the counters. */
+enum hm_rpc_class { HM_CLASS_CONTROL, HM_CLASS_DHT, HM_CLASS_EXPERT, HM_CLASSES };
+
+/* Where a record is. */
+enum hm_send_place { HM_SEND_NOWHERE, HM_SEND_QUEUE, HM_SEND_WIRE, HM_SEND_UNACKED };
+
+/* A message that waits for the wire, whose payload the wire still holds, or that the other side of
+ * the fast path has not acknowledged. */
 struct hm_send {
-    struct hm_link link; /* conn->queue or conn->wire; idle while its call waits for a dial */
-    struct hm_conn *conn;
+    struct hm_link link;  /* conn->queue, conn->wire, fast->unacked; idle while its call waits for a
+                            dial */
+    struct hm_conn *conn; /* NULL: has gone before the fast path's wire has let go */
     struct hm_call
         *call;     /* whose request it is; NULL: a reply or a cancel, or the call has ended */
     hm_ns expires; /* its call's deadline */
     size_t payload_bytes;
     unsigned header_bytes, span_count;
-    bool on_wire, is_reply;
+    enum hm_send_place place;
+    bool is_reply;
+    uint16_t method;
+    /* Of the fast path: its record stays, payload and all, until it is acknowledged. */
+    struct hm_fast *fast;
+    uint64_t tag;                         /* 0: has not been on the fast path */
+    bool carried;                         /* a wire has the payload: on_tagged_done() will come */
+    bool acked;                           /* but carried still */
     struct hm_span payload[HM_SPANS_MAX]; /* owners are referenced while it waits */
     uint8_t header[HM_HEADER_BYTES_MAX];
 };
@@ -102,7 +136,8 @@ struct hm_conn {
     bool dialed;
     uint64_t born; /* grows: which of two is newer */
     struct hm_dial *dial;
-    struct hm_addr addr; /* dialled */
+    struct hm_addr addr;  /* dialled */
+    struct hm_fast *fast; /* NULL: this connection has none, and never will */
 
     struct hm_link calls, requests;
     struct hm_link queue, wire; /* of hm_send */
@@ -144,6 +179,79 @@ struct hm_peer {
     hm_ns backoff_until;
 
     hm_ns round_trip, deviation;
+    char why_not_fast[HM_PEER_WHY_BYTES];
+};
+
+/* The fast path of a connection, from up() of the connection to down() of both (rpc_fabric.c). */
+enum { HM_FAST_WINDOW = 4096, HM_FAST_WINDOW_WORDS = HM_FAST_WINDOW / 64 };
+enum hm_fast_state { HM_FAST_IDLE, HM_FAST_OFFERED, HM_FAST_UP, HM_FAST_LOST };
+struct hm_fast {
+    struct hm_rpc *rpc;
+    struct hm_conn *conn; /* NULL: has gone; we wait for our endpoint's down() */
+    struct hm_ep *ep;     /* NULL: none, or down */
+    enum hm_fast_state state;
+    enum hm_status why; /* LOST */
+    bool hold;          /* IDLE, OFFERED: messages wait for the first attempt */
+    bool heard_lost, never_again;
+    unsigned failures;
+    struct hm_timer hold_timer, retry, ack, tick;
+    /* Attempts; of the dialler the last one that it made, of the other side the last that it saw. */
+    uint64_t attempt, newest;
+    /* Due to be said over the connection, as soon as it takes it. */
+    struct hm_buf *offer_out;
+    size_t offer_out_bytes;
+    bool lost_due;
+    uint64_t lost_attempt;
+    enum hm_status lost_why;
+    struct hm_buf *offer_in; /* being pulled */
+    size_t offer_in_bytes;
+    uint64_t offer_in_attempt;
+
+    /* The way out.  Numbers of an attempt start at 0. */
+    bool blocked;
+    uint64_t attempt_out, next;
+    struct hm_link unacked; /* of hm_send, by number */
+    unsigned unacked_count, tagged_count;
+
+    /* The way in: everything before `low` has been taken (pulled or dropped by the user); bits of
+     * the numbers from there on, in rings. */
+    uint64_t attempt_in, low;
+    uint64_t seen[HM_FAST_WINDOW_WORDS], taken[HM_FAST_WINDOW_WORDS];
+    unsigned taken_beyond, taken_untold; /* bits in `taken`; not acknowledged yet */
+    struct hm_link inbounds;             /* of hm_fast_in: seen, not taken */
+
+    bool heard, ping_out, pong_due;
+    unsigned missed;
+    uint64_t ping_id, pong_id;
+    hm_ns ping_sent;
+};
+static inline uint64_t hm_tag(uint64_t attempt, uint64_t number)
+{
+    return attempt << 48 | number;
+}
+static inline uint64_t hm_tag_attempt(uint64_t tag)
+{
+    return tag >> 48;
+}
+static inline uint64_t hm_tag_number(uint64_t tag)
+{
+    return tag & ((UINT64_C(1) << 48) - 1);
+}
+
+/* An inbound as the user sees it, over the fast path: it survives the path (rpc_fabric_in.c). */
+struct hm_fast_in {
+    struct hm_inbound base;
+    struct hm_link link; /* fast->inbounds */
+    struct hm_rpc *rpc;
+    struct hm_fast *fast;            /* NULL: the connection has gone */
+    struct hm_inbound *real, *again; /* as it came over the fast path, and the second time */
+    uint64_t number;
+    bool pulling; /* the wire fills `into` */
+    bool waiting; /* `into` is to be filled by what comes the second time */
+    bool voided;
+    struct hm_span into;
+    hm_wire_cb done;
+    void *arg;
 };
 
 struct hm_request {
@@ -173,6 +281,8 @@ struct hm_rpc {
     struct hm_rpc_conf conf;
     struct hm_loop *loop;
     struct hm_transport *transport; /* NULL: closed */
+    struct hm_transport *fabric;    /* NULL: none, or closed */
+    char fabric_error[HM_PEER_WHY_BYTES];
     const struct hm_node_id *self;
     const struct hm_method *method[HM_RPC_METHOD_IDS];
     void (*up)(void *arg, struct hm_peer *peer);
@@ -180,18 +290,23 @@ struct hm_rpc {
     void *up_arg;
 
     struct hm_slots peer_slots, conn_slots, send_slots, request_slots, dial_slots;
+    struct hm_slots fast_slots, fast_in_slots; /* of none where there is no fabric */
     struct hm_map peers, calls, requests_by_id;
     struct hm_link idle; /* peers, longest idle first */
     struct hm_link requests, requests_gone, dials;
     unsigned call_count, request_count;
     uint64_t call_id_next, born_next, hash_seed;
 
-    bool closing;
+    bool closing, closed_transports;
     struct hm_timer close_timer;
     void (*closed)(void *arg);
     void *closed_arg;
 
     struct hm_metric calls_total, calls_failed, requests_total, requests_refused, connections;
+    /* Messages sent, by class: over the control connection, over the fabric; and over the control
+     * connection to a peer that has proved the fabric's key. */
+    struct hm_metric sent_control[HM_CLASSES], sent_fabric[HM_CLASSES], sent_control_after_join;
+    struct hm_metric fabric_peers, fabric_lost;
 };
 
 /* ---- rpc.c */
@@ -199,6 +314,7 @@ void hm_rpc_settle(struct hm_rpc *rpc); /* finishes a close that waits for nothi
 
 /* ---- rpc_send.c: the way out of a connection */
 
+enum hm_rpc_class hm_rpc_class_of(uint16_t method);
 /* Sends now or queues; `call`: whose request it is, or NULL.
  * Errors:  HM_ERR_BUSY: no place to queue it; HM_ERR_PEER_UNREACHABLE: the connection is going
  * down; what the transport's send says. */
@@ -218,6 +334,16 @@ void hm_conn_discard_queue(struct hm_conn *conn);
 void hm_conn_discard_expired(struct hm_conn *conn); /* replies that nobody waits for any more */
 void hm_conn_ping(struct hm_conn *conn);
 void hm_conn_pong(struct hm_conn *conn, uint64_t id);
+/* Everything that has been on the fast path and is not acknowledged goes to the front of the queue,
+ * in order; what nobody needs any more as HM_RPC_VOID. */
+void hm_conn_queue_unacked(struct hm_conn *conn);
+void hm_send_acked(struct hm_send *send);
+/* The other side can know nothing of it. */
+static inline bool hm_send_is_unsent(const struct hm_send *send)
+{
+    return send->place <= HM_SEND_QUEUE && send->tag == 0;
+}
+void hm_fast_forget_sends(struct hm_fast *fast); /* the connection has gone */
 /* More requests would take more than this connection's share of the buffers for their replies. */
 bool hm_conn_is_greedy(const struct hm_conn *conn);
 /* It is over a share, and at the pace of the last interval will be for more than another one. */
@@ -231,6 +357,44 @@ struct hm_conn *hm_conn_create(struct hm_rpc *rpc, bool dialed); /* NULL: all ar
 void hm_conn_destroy(struct hm_conn *conn); /* its endpoint is gone, or never was */
 /* No more calls over it; its down() follows, and says `why`. */
 void hm_conn_fail(struct hm_conn *conn, enum hm_status why);
+
+/* A message from the peer, whichever way it came.  `in` is consumed. */
+void hm_conn_receive(struct hm_conn *conn, const struct hm_rpc_header *header, const void *user,
+                     size_t user_bytes, struct hm_inbound *in); /* runs callbacks */
+
+/* ---- rpc_fabric.c: the fast path of a connection: attempts, and what becomes of them */
+extern const struct hm_transport_sink hm_fast_sink; /* arg is set by rpc.c */
+/* The connection is up: does it get a fast path?  Says why not, to the peer's path. */
+void hm_fast_start(struct hm_conn *conn, const struct hm_hello *hello);
+/* The connection is down.  Runs callbacks. */
+void hm_fast_orphan(struct hm_conn *conn);
+/* The endpoint is no good any more; its down() follows. */
+void hm_fast_fail(struct hm_fast *fast, enum hm_status why);
+void hm_fast_receive_offer(struct hm_conn *conn, const struct hm_rpc_header *header,
+                           struct hm_inbound *in);
+void hm_fast_receive_lost(struct hm_conn *conn, const struct hm_rpc_header *header);
+void hm_fast_flush(struct hm_fast *fast); /* what is due over the connection */
+static inline bool hm_conn_is_fast(const struct hm_conn *conn)
+{
+    return conn->fast && conn->fast->state == HM_FAST_UP;
+}
+/* Messages wait: for the first attempt, or until both sides know that the fast path is lost. */
+static inline bool hm_conn_holds(const struct hm_conn *conn)
+{
+    const struct hm_fast *fast = conn->fast;
+    if (!fast || fast->state == HM_FAST_UP) return false;
+    return fast->state == HM_FAST_LOST || fast->hold;
+}
+
+/* ---- rpc_fabric_in.c: what arrives with a tag, once */
+void hm_fast_receive_tagged(struct hm_conn *conn, const struct hm_rpc_header *header,
+                            const void *user, size_t user_bytes, struct hm_inbound *in,
+                            bool over_fabric); /* runs callbacks */
+void hm_fast_receive_ack(struct hm_conn *conn, const struct hm_rpc_header *header,
+                         const uint8_t *bits, size_t byte_count);
+void hm_fast_ack(struct hm_fast *fast);
+void hm_fast_in_reset(struct hm_fast *fast, uint64_t attempt);
+void hm_fast_in_orphan(struct hm_fast *fast); /* runs callbacks */
 
 /* ---- rpc_call.c */
 void hm_call_finish(struct hm_call *call, enum hm_status status); /* runs end() */

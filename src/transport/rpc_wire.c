@@ -5,7 +5,7 @@
  * know are not, since nobody would answer them. */
 #include "transport/rpc_internal.h"
 
-enum { FLAG_LAST = 1, TIME_OFFSET = 20 };
+enum { FLAG_LAST = 1, FLAG_TAG = 2, FLAGS_OFFSET = 1, TIME_OFFSET = 20 };
 
 void hm_rpc_header_encode(const struct hm_rpc_header *header, uint8_t bytes[HM_RPC_HEADER_BYTES])
 {
@@ -28,6 +28,31 @@ void hm_rpc_header_set_time(uint8_t bytes[HM_RPC_HEADER_BYTES], uint32_t time_us
     hm_write_u32(&writer, time_us);
 }
 
+size_t hm_rpc_header_set_tag(uint8_t *bytes, size_t byte_count, uint64_t tag)
+{
+    struct hm_writer writer;
+    hm_writer_init(&writer, bytes + byte_count, HM_RPC_TAG_BYTES);
+    hm_write_u64(&writer, tag);
+    bytes[FLAGS_OFFSET] |= FLAG_TAG;
+    return byte_count + HM_RPC_TAG_BYTES;
+}
+
+void hm_rpc_header_clear_tag(uint8_t *bytes)
+{
+    bytes[FLAGS_OFFSET] &= (uint8_t)~FLAG_TAG;
+}
+
+/* Which kinds may have what.  byte_count: of the user's part. */
+static bool fits(const struct hm_rpc_header *header, bool tagged, size_t user_bytes)
+{
+    bool may_be_tagged = header->kind <= HM_RPC_CANCEL || header->kind == HM_RPC_VOID;
+    bool may_have_user =
+        header->kind <= HM_RPC_REPLY || (header->kind == HM_RPC_ACK && user_bytes <= 512);
+    if (tagged ? !may_be_tagged || header->tag == 0 : header->kind == HM_RPC_VOID) return false;
+    if (user_bytes > (may_have_user ? HM_CALL_HEADER_BYTES_MAX : 0)) return false;
+    return header->kind != HM_RPC_REPLY || header->index < HM_RPC_REPLIES_MAX;
+}
+
 enum hm_status hm_rpc_header_decode(const void *bytes, size_t byte_count,
                                     struct hm_rpc_header *header)
 {
@@ -41,13 +66,19 @@ enum hm_status hm_rpc_header_decode(const void *bytes, size_t byte_count,
     read.id = hm_read_u64(&reader);
     read.index = hm_read_u32(&reader);
     read.time_us = hm_read_u32(&reader);
-    if (!hm_reader_ok(&reader) || kind < HM_RPC_REQUEST || kind > HM_RPC_PONG)
+    if (!hm_reader_ok(&reader) || kind < HM_RPC_REQUEST || kind > HM_RPC_VOID)
         return HM_ERR_PEER_PROTOCOL;
     read.kind = (enum hm_rpc_kind)kind;
-    size_t user_bytes = hm_reader_left(&reader);
-    if (user_bytes > HM_CALL_HEADER_BYTES_MAX) return HM_ERR_PEER_PROTOCOL;
-    if (read.kind >= HM_RPC_CANCEL && user_bytes > 0) return HM_ERR_PEER_PROTOCOL;
-    if (read.kind == HM_RPC_REPLY && read.index >= HM_RPC_REPLIES_MAX) return HM_ERR_PEER_PROTOCOL;
+    bool tagged = (flags & FLAG_TAG) != 0;
+    if (tagged) {
+        if (hm_reader_left(&reader) < HM_RPC_TAG_BYTES) return HM_ERR_PEER_PROTOCOL;
+        struct hm_reader end;
+        hm_reader_init(&end, (const uint8_t *)bytes + byte_count - HM_RPC_TAG_BYTES,
+                       HM_RPC_TAG_BYTES);
+        read.tag = hm_read_u64(&end);
+    }
+    size_t user_bytes = hm_reader_left(&reader) - (tagged ? HM_RPC_TAG_BYTES : 0);
+    if (!fits(&read, tagged, user_bytes)) return HM_ERR_PEER_PROTOCOL;
     *header = read;
     return HM_OK;
 }

@@ -32,13 +32,31 @@ struct hm_hello {
     uint64_t features;               /* bits; none yet */
     struct hm_addrs listening;       /* where this node can be dialled; empty: dials out only */
     char swarm[HM_SWARM_NAME_BYTES]; /* public name of the swarm; both set and different: HM_ERR_PEER_DENIED */
-    /* Room for proofs of a shared swarm key and fabric key (HMACs over the TLS exporter); none yet. */
+    /* Room for a proof of a shared swarm key (none yet), and the proof of a shared fabric key (hm_proof_make). */
     uint8_t swarm_proof_bytes, fabric_proof_bytes;
     uint8_t swarm_proof[HM_PROOF_BYTES_MAX], fabric_proof[HM_PROOF_BYTES_MAX];
+    bool fabric_proved; /* of up()'s only, not on the wire: the provider has checked fabric_proof */
 };
 void hm_hello_encode(const struct hm_hello *hello, struct hm_writer *writer);
 /* Total; HM_ERR_PEER_VERSION for another major, HM_ERR_PEER_PROTOCOL for garbage. */
 HM_MUST_CHECK enum hm_status hm_hello_decode(const void *bytes, size_t byte_count, struct hm_hello *hello);
+
+/* ---- proofs of a shared key: both sides of a connection hold the same secret, and neither tells it (proof.c) */
+enum { HM_FABRIC_KEY_BYTES = 32, HM_BINDING_BYTES = 32 };
+/* What a proof is about.  `binding` is a secret of this very connection that both sides have and nobody else (tcp: TLS
+ * exporter, RFC 9266's idea with a label of our own): a proof that was heard elsewhere says nothing here.  Direction and
+ * names keep a side from sending back what it was sent. */
+struct hm_proof_context {
+    uint8_t binding[HM_BINDING_BYTES];
+    bool by_dialler; /* the prover dialled */
+    const struct hm_node_id *prover, *verifier;
+};
+/* hello->fabric_proof: HMAC-SHA-256 with the key.  False (no proof is set): OpenSSL is out of memory. */
+bool hm_proof_make(const uint8_t key[HM_FABRIC_KEY_BYTES], const struct hm_proof_context *context,
+                   struct hm_hello *hello);
+/* In constant time. */
+HM_MUST_CHECK bool hm_proof_check(const uint8_t key[HM_FABRIC_KEY_BYTES], const struct hm_proof_context *context,
+                                  const struct hm_hello *hello);
 
 struct hm_transport_ops;
 struct hm_transport { /* providers embed it first */
@@ -81,6 +99,9 @@ struct hm_transport_conf {
     unsigned endpoints_max;
     size_t receive_bytes_max;     /* eager bytes a peer may have in flight to us: its credit */
     hm_ns handshake_max;          /* from connect or accept to up() */
+    /* 32 bytes, copied; NULL: none.  Each hello proves that we have it, and up() says whether the other side has
+     * (hello->fabric_proved).  Not for fabrics: their endpoints have no hello. */
+    const uint8_t *fabric_key;
     void *world;                  /* the provider's own: sim: struct hm_world *, ucx: const struct hm_ucx_options * or NULL */
 };
 

@@ -103,6 +103,7 @@ void hm_tcp_ep_connected(struct tcp_ep *ep, int fd, bool client)
     ep->dial = NULL;
     ep->watch.fd = fd;
     ep->state = TCP_HANDSHAKE;
+    ep->dialled = client;
     hm_tcp_socket_options(fd);
     hm_timer_start(ep->tcp->loop, &ep->timer, hm_deadline_left(ep->tcp->loop, ep->deadline));
     ep->ssl = hm_tls_connection(ep->tcp->ctx, fd, client);
@@ -119,6 +120,14 @@ static void handshake_forget(struct tcp_ep *ep)
     if (!hm_list_linked(&ep->handshake_link)) return;
     hm_list_remove(&ep->handshake_link);
     ep->tcp->handshake_count--;
+}
+
+bool hm_tcp_ep_context(struct tcp_ep *ep, bool ours, struct hm_proof_context *context)
+{
+    context->by_dialler = ours == ep->dialled;
+    context->prover = ours ? &ep->tcp->self : &ep->node;
+    context->verifier = ours ? &ep->node : &ep->tcp->self;
+    return hm_tls_binding(ep->ssl, context->binding, sizeof context->binding);
 }
 
 void hm_tcp_ep_up(struct tcp_ep *ep, const struct hm_hello *hello)

@@ -106,6 +106,9 @@ static enum hm_status hello_end(struct tcp_ep *ep)
     if (hello.wire_major != ours->wire_major) return HM_ERR_PEER_VERSION;
     if (hello.swarm[0] && ours->swarm[0] && strcmp(hello.swarm, ours->swarm) != 0)
         return HM_ERR_PEER_DENIED;
+    struct hm_proof_context context;
+    hello.fabric_proved = ep->tcp->has_fabric_key && hm_tcp_ep_context(ep, false, &context) &&
+                          hm_proof_check(ep->tcp->fabric_key, &context, &hello);
     const uint64_t credit_max = (uint64_t)1 << 40;
     ep->credit_total = ep->credit = frame->value < credit_max ? frame->value : credit_max;
     hm_tcp_ep_up(ep, &hello);

@@ -265,12 +265,19 @@ bool hm_tcp_send_hello(struct tcp_ep *ep)
 {
     struct tcp *tcp = ep->tcp;
     if (hm_buf_pool_get(tcp->pool, TCP_STAGE_BYTES, &ep->stage) != HM_OK) return false;
+    struct hm_hello hello = tcp->hello;
+    struct hm_proof_context context;
+    if (tcp->has_fabric_key && hm_tcp_ep_context(ep, true, &context))
+        (void)hm_proof_make(tcp->fabric_key, &context, &hello); /* without: one that cannot */
+    struct hm_writer writer;
+    hm_writer_init(&writer, (uint8_t *)ep->stage->base + HM_FRAME_BYTES, HM_FRAME_HELLO_BYTES_MAX);
+    hm_hello_encode(&hello, &writer);
+    HM_ASSERT(hm_writer_ok(&writer)); /* hello_fill has tried */
     struct hm_frame frame = {.type = HM_FRAME_HELLO,
-                             .header_bytes = (uint16_t)tcp->hello_byte_count,
+                             .header_bytes = (uint16_t)hm_writer_count(&writer),
                              .value = tcp->receive_bytes_max};
     hm_frame_encode(&frame, ep->stage->base);
-    ep->stage_end = HM_FRAME_BYTES;
-    (void)stage_copy(ep, tcp->hello_bytes, tcp->hello_byte_count);
+    ep->stage_end = HM_FRAME_BYTES + hm_writer_count(&writer);
     return true;
 }
 

@@ -12,6 +12,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <openssl/crypto.h>
+
 enum { CHUNK_OBJECTS = 16 };
 
 /* ---- pools --------------------------------------------------------------------------------- */
@@ -86,6 +88,7 @@ static void tcp_free(struct tcp *tcp)
         free(HM_CONTAINER_OF(link, struct chunk, link));
     hm_buf_pool_destroy(tcp->pool);
     SSL_CTX_free(tcp->ctx);
+    OPENSSL_cleanse(tcp->fabric_key, sizeof tcp->fabric_key);
     free(tcp);
 }
 
@@ -177,10 +180,12 @@ static enum hm_status hello_fill(struct tcp *tcp, const struct hm_hello *hello)
 {
     tcp->hello = *hello;
     if (tcp->hello.listening.count == 0) tcp->hello.listening = tcp->listening;
+    struct hm_hello longest = tcp->hello;
+    longest.fabric_proof_bytes = HM_PROOF_BYTES_MAX;
     struct hm_writer writer;
-    hm_writer_init(&writer, tcp->hello_bytes, sizeof tcp->hello_bytes);
-    hm_hello_encode(&tcp->hello, &writer);
-    tcp->hello_byte_count = hm_writer_count(&writer);
+    uint8_t bytes[HM_FRAME_HELLO_BYTES_MAX];
+    hm_writer_init(&writer, bytes, sizeof bytes);
+    hm_hello_encode(&longest, &writer);
     return hm_writer_ok(&writer) ? HM_OK : hm_fail(HM_ERR_INVALID, "the hello is too long");
 }
 
@@ -199,6 +204,9 @@ static struct tcp *tcp_make(const struct hm_transport_conf *conf, struct hm_loop
     tcp->stall_max = 30 * HM_S;
     tcp->turn = (struct hm_timer){.cb = on_turn, .arg = tcp};
     tcp->listener.fd = -1;
+    tcp->self = *hm_identity_node(conf->identity);
+    tcp->has_fabric_key = conf->fabric_key != NULL;
+    if (conf->fabric_key) memcpy(tcp->fabric_key, conf->fabric_key, sizeof tcp->fabric_key);
     struct hm_link *const lists[] = {&tcp->eps,         &tcp->handshakes,     &tcp->turn_eps,
                                      &tcp->spare_sends, &tcp->spare_inbounds, &tcp->chunks};
     for (size_t i = 0; i < HM_COUNT_OF(lists); i++) hm_list_init(lists[i]);

@@ -98,6 +98,7 @@ struct tcp_ep {
     enum hm_status why;
     bool known;    /* to the user: connect() returned it or up() named it */
     bool expected; /* only `node` will do */
+    bool dialled;
     bool resolving, secure, read_more, blocked, say_goodbye;
     struct hm_node_id node;
     struct tcp_dial *dial;
@@ -144,8 +145,9 @@ struct tcp {
     struct hm_loop *loop;
     struct hm_transport_sink sink;
     struct hm_hello hello;
-    uint8_t hello_bytes[HM_FRAME_HELLO_BYTES_MAX];
-    size_t hello_byte_count;
+    bool has_fabric_key;
+    uint8_t fabric_key[HM_FABRIC_KEY_BYTES];
+    struct hm_node_id self;
     SSL_CTX *ctx;
     /* Not conf->buffers: what the user has exhausted must not stop what would free it. */
     struct hm_buf_pool *pool;
@@ -206,6 +208,9 @@ socklen_t hm_tcp_address_bytes(const struct sockaddr_storage *address);
 /* ---- endpoint.c */
 struct tcp_ep *hm_tcp_ep_create(struct tcp *tcp);                 /* NULL: no memory */
 void hm_tcp_ep_connected(struct tcp_ep *ep, int fd, bool client); /* takes fd; TLS begins */
+/* A proof on this connection, ours or theirs, is about this.  False: TLS gives no binding. */
+HM_MUST_CHECK bool hm_tcp_ep_context(struct tcp_ep *ep, bool ours,
+                                     struct hm_proof_context *context);
 void hm_tcp_ep_up(struct tcp_ep *ep, const struct hm_hello *hello);
 void hm_tcp_ep_fail(struct tcp_ep *ep, enum hm_status why); /* the first reason stays */
 void hm_tcp_ep_turn(struct tcp_ep *ep);

@@ -134,6 +134,14 @@ bool hm_tls_peer(const SSL *ssl, struct hm_node_id *node)
     return true;
 }
 
+bool hm_tls_binding(SSL *ssl, uint8_t *binding, size_t byte_count)
+{
+    static const char label[] =
+        "EXPERIMENTAL hivemind fabric"; /* RFC 5705, section 4: unregistered */
+    return SSL_export_keying_material(ssl, binding, byte_count, label, sizeof label - 1, NULL, 0,
+                                      0) == 1;
+}
+
 static enum hm_status errno_status(int error)
 {
     switch (error) {

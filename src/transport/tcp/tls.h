@@ -14,6 +14,8 @@ HM_MUST_CHECK enum hm_status hm_tls_create(const struct hm_identity *identity, S
 SSL *hm_tls_connection(SSL_CTX *ctx, int fd, bool client);
 /* After the handshake: the node that the peer has proved to be.  False: it proved nothing. */
 HM_MUST_CHECK bool hm_tls_peer(const SSL *ssl, struct hm_node_id *node);
+/* After the handshake: a secret of this connection, the same on both sides (RFC 8446, 7.5). */
+HM_MUST_CHECK bool hm_tls_binding(SSL *ssl, uint8_t *binding, size_t byte_count);
 /* Counts the handshake messages of a connection.  After the handshake none is needed, but a peer
  * may send key updates, each of which costs us as much as it costs him, within one call of
  * SSL_read. */

@@ -26,6 +26,7 @@ void rpc_node_open(struct rpc_node *node, struct hm_world *world, unsigned key, 
     assert_ok(hm_buf_pool_create((size_t)64 << 20, &node->buffers));
     hm_metrics_init(&node->metrics);
     struct hm_rpc_conf conf = limits ? *limits : (struct hm_rpc_conf){0};
+    const uint8_t *fabric_key = conf.transport_conf.fabric_key;
     conf.loop = hm_world_loop(world);
     conf.transport = &hm_transport_sim;
     conf.transport_conf = (struct hm_transport_conf){.identity = node->identity,
@@ -36,6 +37,7 @@ void rpc_node_open(struct rpc_node *node, struct hm_world *world, unsigned key, 
                                                      .endpoints_max = 64,
                                                      .receive_bytes_max = 256 * 1024,
                                                      .handshake_max = 3 * HM_S,
+                                                     .fabric_key = fabric_key,
                                                      .world = world};
     conf.peer_up = on_up;
     conf.peer_down = on_down;

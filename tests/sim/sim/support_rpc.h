@@ -23,7 +23,8 @@ struct rpc_node {
     enum hm_status why;
     void *arg;
 };
-/* key: decides the identity; listen NULL: dials out only. conf: limits to use, or NULL. */
+/* key: decides the identity; listen NULL: dials out only. conf: limits, fabric and its key to use, or
+ * NULL. */
 void rpc_node_open(struct rpc_node *node, struct hm_world *world, unsigned key, const char *listen,
                    const struct hm_rpc_conf *conf);
 void rpc_node_close(struct rpc_node *node);       /* and runs the world until it is */

@@ -1,0 +1,708 @@
+/* The fast path of peers (transport/rpc_fabric.c): the simulated network as control connections, and
+ * once more as the fabric.  Node i is sim:<i> on the one and sim:<100 + i> on the other. */
+#include "support_rpc.h"
+
+#include "base/rng.h"
+#include "transport/rpc_internal.h"
+
+enum { DHT = HM_METHOD_DHT_FIND, EXPERT = HM_METHOD_EXPERT_CALL, HOLD = 48, FABRIC = 100 };
+static const uint8_t key_a[HM_FABRIC_KEY_BYTES] = {1, 2, 3}, key_b[HM_FABRIC_KEY_BYTES] = {1, 2, 4};
+
+struct service {
+    unsigned handled, gone, held_count;
+    struct hm_request *held[16];
+};
+
+static void on_echo(void *arg, struct hm_request *request, const void *header, size_t header_bytes,
+                    struct hm_inbound *in)
+{
+    struct service *service = arg;
+    service->handled++;
+    hm_inbound_drop(in);
+    hm_request_reply(request, true, HM_OK, header, header_bytes, NULL, 0);
+}
+
+static void on_hold(void *arg, struct hm_request *request, const void *header, size_t header_bytes,
+                    struct hm_inbound *in)
+{
+    struct service *service = arg;
+    (void)header, (void)header_bytes;
+    service->handled++;
+    hm_inbound_drop(in);
+    service->held[service->held_count++] = request;
+}
+
+static void on_gone(void *arg, struct hm_request *request)
+{
+    struct service *service = arg;
+    (void)request;
+    service->gone++;
+}
+
+static void service_release(struct service *service)
+{
+    for (unsigned i = 0; i < service->held_count; i++)
+        hm_request_reply(service->held[i], true, HM_OK, NULL, 0, NULL, 0);
+    service->held_count = 0;
+}
+
+struct pair {
+    struct hm_world *world;
+    struct rpc_node server, client;
+    struct service service;
+    struct hm_method methods[3];
+    struct hm_peer *peer, *back; /* the server, as the client sees it, and the other way round */
+};
+
+/* Node `number` with a fabric; key NULL: none, and no fabric. */
+static void node_open(struct rpc_node *node, struct hm_world *world, unsigned number,
+                      const uint8_t *key)
+{
+    char listen[32], fabric[32];
+    (void)snprintf(listen, sizeof listen, "sim:%u", number);
+    (void)snprintf(fabric, sizeof fabric, "sim:%u", FABRIC + number);
+    struct hm_rpc_conf conf = {.transport_conf.fabric_key = key,
+                               .fabric = key ? &hm_transport_sim : NULL,
+                               .fabric_conf = {.listen = fabric, .world = world}};
+    rpc_node_open(node, world, number, listen, &conf);
+    if (key) assert_string_equal(hm_rpc_fabric_error(node->rpc), "");
+}
+
+static void pair_open_keys(struct pair *pair, uint64_t seed, const uint8_t *server_key,
+                           const uint8_t *client_key)
+{
+    *pair = (struct pair){0};
+    assert_ok(hm_world_create(seed, &pair->world));
+    node_open(&pair->server, pair->world, 1, server_key);
+    node_open(&pair->client, pair->world, 2, client_key);
+    pair->methods[0] = (struct hm_method){DHT, "dht", 1 << 20, on_echo, NULL, &pair->service};
+    pair->methods[1] = (struct hm_method){EXPERT, "expert", 1 << 20, on_echo, NULL, &pair->service};
+    pair->methods[2] = (struct hm_method){HOLD, "hold", 0, on_hold, on_gone, &pair->service};
+    assert_ok(hm_rpc_serve(pair->server.rpc, pair->methods, 3));
+    pair->peer = rpc_peer(&pair->client, &pair->server);
+    pair->back = rpc_peer(&pair->server, &pair->client);
+}
+
+static void pair_open(struct pair *pair, uint64_t seed)
+{
+    pair_open_keys(pair, seed, key_a, key_a);
+}
+
+static void pair_close(struct pair *pair)
+{
+    service_release(&pair->service);
+    hm_peer_put(pair->peer);
+    hm_peer_put(pair->back);
+    rpc_node_close(&pair->client);
+    rpc_node_close(&pair->server);
+    hm_world_destroy(pair->world);
+}
+
+static void call(struct pair *pair, uint16_t method, hm_ns after, enum hm_status wanted)
+{
+    struct rpc_call made;
+    rpc_call_init(&made, &pair->client, method, after);
+    assert_status(rpc_call_run(&made, pair->peer), wanted);
+    assert_int_equal(made.replies, wanted == HM_OK);
+}
+
+static uint64_t metric(const struct rpc_node *node, const char *name)
+{
+    return hm_metrics_value(&node->metrics, name);
+}
+
+static void expect_path(const struct hm_peer *peer, bool fast, const char *why)
+{
+    struct hm_peer_path path;
+    hm_peer_path(peer, &path);
+    assert_string_equal(path.provider, "sim");
+    if (!strstr(path.why, why) || fast != (path.why[0] == '\0'))
+        fail_msg("the path's why is '%s', wanted '%s'", path.why, why);
+}
+
+/* ---- claims */
+
+static void peers_of_one_key_meet_on_the_fabric_and_nothing_goes_over_the_connection(void **state)
+{
+    (void)state;
+    for (uint64_t seed = 1; seed <= 30; seed++) {
+        struct pair pair;
+        pair_open(&pair, seed);
+        for (unsigned i = 0; i < 10; i++) { /* the first one waits for the fast path */
+            call(&pair, DHT, 30 * HM_S, HM_OK);
+            call(&pair, EXPERT, 30 * HM_S, HM_OK);
+        }
+        expect_path(pair.peer, true, "");
+        expect_path(pair.back, true, "");
+        assert_int_equal(metric(&pair.client, "rpc.fabric_dht"), 10);
+        assert_int_equal(metric(&pair.client, "rpc.fabric_expert"), 10);
+        assert_int_equal(metric(&pair.server, "rpc.fabric_dht"), 10);
+        assert_int_equal(metric(&pair.client, "rpc.tcp_dht"), 0);
+        assert_int_equal(metric(&pair.client, "rpc.tcp_expert"), 0);
+        assert_int_equal(metric(&pair.server, "rpc.tcp_dht"), 0);
+        assert_int_equal(metric(&pair.server, "rpc.tcp_expert"), 0);
+        assert_int_equal(metric(&pair.client, "rpc.tcp_after_join"), 0);
+        assert_int_equal(metric(&pair.client, "rpc.fabric_peers"), 1);
+        pair_close(&pair);
+    }
+}
+
+static void stays_on_tcp(const uint8_t *server_key, const uint8_t *client_key, const char *settings,
+                         const char *why_client, const char *why_server)
+{
+    for (uint64_t seed = 1; seed <= 10; seed++) {
+        struct pair pair;
+        pair_open_keys(&pair, seed, server_key, client_key);
+        if (settings) hm_net_set_fabric_settings(pair.world, FABRIC + 1, settings);
+        call(&pair, DHT, 30 * HM_S, HM_OK);
+        hm_world_run_for(pair.world, 5 * HM_S);
+        call(&pair, EXPERT, 30 * HM_S, HM_OK);
+        expect_path(pair.peer, false, why_client);
+        expect_path(pair.back, false, why_server);
+        assert_int_equal(metric(&pair.client, "rpc.tcp_dht"), 1);
+        assert_int_equal(metric(&pair.client, "rpc.tcp_expert"), 1);
+        assert_int_equal(metric(&pair.client, "rpc.fabric_dht"), 0);
+        assert_int_equal(metric(&pair.client, "rpc.fabric_peers"), 0);
+        pair_close(&pair);
+    }
+}
+
+static void another_key_stays_on_tcp_and_both_sides_say_why(void **state)
+{
+    (void)state;
+    stays_on_tcp(key_a, key_b, NULL, "another fabric key", "another fabric key");
+}
+
+static void other_settings_stay_on_tcp_and_both_sides_say_why(void **state)
+{
+    (void)state;
+    stays_on_tcp(key_a, key_a, "another library 2.0", "other settings", "other settings");
+}
+
+static void a_node_without_a_fabric_is_served_over_tcp(void **state)
+{
+    (void)state;
+    struct pair pair;
+    pair_open_keys(&pair, 3, key_a, NULL);
+    call(&pair, EXPERT, 30 * HM_S, HM_OK);
+    expect_path(pair.back, false, "the other side has no fabric");
+    struct hm_peer_path path;
+    hm_peer_path(pair.peer, &path);
+    assert_string_equal(path.why, ""); /* nobody asked for one here */
+    assert_int_equal(metric(&pair.server, "rpc.tcp_after_join"), 0);
+    pair_close(&pair);
+}
+
+static void a_fabric_that_cannot_be_opened_is_no_error_and_keeps_nobody_waiting(void **state)
+{
+    (void)state;
+    for (unsigned broken = 0; broken < 2; broken++) {
+        struct hm_world *world;
+        struct rpc_node node[2];
+        struct service service = {0};
+        struct hm_method method = {DHT, "dht", 0, on_echo, NULL, &service};
+        assert_ok(hm_world_create(40 + broken, &world));
+        node_open(&node[!broken], world, 2, key_a);
+        struct hm_rpc_conf conf = {
+            .transport_conf.fabric_key = key_a,
+            .fabric = &hm_transport_sim,
+            .fabric_conf = {.listen = "sim:102", .world = world}}; /* taken */
+        rpc_node_open(&node[broken], world, 1, "sim:1", &conf);
+        assert_string_not_equal(hm_rpc_fabric_error(node[broken].rpc), "");
+        assert_ok(hm_rpc_serve(node[0].rpc, &method, 1));
+        struct hm_peer *peer = rpc_peer(&node[1], &node[0]);
+        struct rpc_call made;
+        rpc_call_init(&made, &node[1], DHT, HM_S);
+        assert_ok(rpc_call_run(&made, peer));
+        hm_world_run_for(world, 10 * HM_S);
+        assert_true(hm_peer_connected(peer));
+        hm_peer_put(peer);
+        rpc_node_close(&node[1]);
+        rpc_node_close(&node[0]);
+        hm_world_destroy(world);
+    }
+}
+
+static void a_lost_fabric_falls_back_and_is_tried_again(void **state)
+{
+    (void)state;
+    for (uint64_t seed = 1; seed <= 30; seed++) {
+        struct pair pair;
+        struct rpc_call held;
+        pair_open(&pair, seed);
+        rpc_call_init(&held, &pair.client, HOLD, 60 * HM_S);
+        assert_ok(hm_rpc_call(pair.peer, &held.call));
+        hm_world_run_for(pair.world, 4 * HM_S);
+        expect_path(pair.peer, true, "");
+        assert_int_equal(pair.service.held_count, 1);
+        hm_net_cut_both(pair.world, FABRIC + 1, FABRIC + 2, true); /* silently */
+        call(&pair, EXPERT, 60 * HM_S, HM_OK);
+        expect_path(pair.peer, false, "lost");
+        assert_int_equal(pair.service.gone, 0);
+        service_release(&pair.service);
+        assert_true(hm_world_run_while_not(pair.world, &held.done, 10 * HM_S));
+        assert_ok(held.status);
+        assert_int_equal(pair.service.handled, 2);
+        assert_true(metric(&pair.client, "rpc.tcp_after_join") > 0);
+        hm_net_cut_both(pair.world, FABRIC + 1, FABRIC + 2, false);
+        hm_world_run_for(pair.world, 120 * HM_S);
+        expect_path(pair.peer, true, "");
+        uint64_t before = metric(&pair.client, "rpc.tcp_expert");
+        call(&pair, EXPERT, HM_S, HM_OK);
+        assert_int_equal(metric(&pair.client, "rpc.tcp_expert"), before);
+        assert_int_equal(pair.client.downs, 0);
+        pair_close(&pair);
+    }
+}
+
+static void a_connection_that_goes_takes_its_fast_path_and_its_calls_with_it(void **state)
+{
+    (void)state;
+    for (uint64_t seed = 1; seed <= 30; seed++) {
+        struct pair pair;
+        struct rpc_call held;
+        pair_open(&pair, seed);
+        rpc_call_init(&held, &pair.client, HOLD, 60 * HM_S);
+        assert_ok(hm_rpc_call(pair.peer, &held.call));
+        hm_world_run_for(pair.world, 4 * HM_S);
+        hm_net_break(pair.world, 1, 2);
+        assert_true(hm_world_run_while_not(pair.world, &held.done, HM_S));
+        assert_status(held.status, HM_ERR_PEER_RESET);
+        hm_world_run_for(pair.world, HM_S);
+        assert_int_equal(pair.client.downs, 1);
+        assert_int_equal(pair.service.gone, 1);
+        assert_int_equal(metric(&pair.client, "rpc.fabric_peers"), 0);
+        assert_int_equal(metric(&pair.server, "rpc.fabric_peers"), 0);
+        pair_close(&pair);
+    }
+}
+
+static void a_proof_that_is_replayed_or_sent_back_proves_nothing(void **state)
+{
+    (void)state;
+    for (uint64_t seed = 1; seed <= 10; seed++) {
+        struct pair pair;
+        struct rpc_node thief;
+        pair_open(&pair, seed);
+        rpc_node_open(&thief, pair.world, 3, "sim:3", NULL);
+        hm_net_set_thief(pair.world, 3, true);
+        /* The one who is dialled speaks first here, so a thief who dials sends his proof back ... */
+        struct hm_peer *victim = rpc_peer(&thief, &pair.server);
+        struct rpc_call made;
+        rpc_call_init(&made, &thief, DHT, 30 * HM_S);
+        assert_ok(rpc_call_run(&made, victim));
+        struct hm_peer *seen = rpc_peer(&pair.server, &thief);
+        expect_path(seen, false, "another fabric key");
+        /* ... and one who is dialled replays what he has heard before. */
+        struct hm_peer *met = rpc_peer(&pair.client, &thief);
+        rpc_call_init(&made, &pair.client, HM_METHOD_PING, 30 * HM_S);
+        assert_ok(rpc_call_run(&made, met));
+        expect_path(met, false, "another fabric key");
+        hm_peer_put(victim);
+        hm_peer_put(seen);
+        hm_peer_put(met);
+        rpc_node_close(&thief);
+        pair_close(&pair);
+    }
+}
+
+static void a_proof_is_of_one_key_connection_direction_and_pair(void **state)
+{
+    (void)state;
+    struct hm_node_id a = {{1}}, b = {{2}};
+    struct hm_proof_context made = {
+        .binding = {9}, .by_dialler = true, .prover = &a, .verifier = &b};
+    struct hm_proof_context same = made, binding = made, role = made, pair = made;
+    struct hm_hello hello = {0};
+    assert_false(hm_proof_check(key_a, &made, &hello));
+    assert_true(hm_proof_make(key_a, &made, &hello));
+    assert_true(hm_proof_check(key_a, &same, &hello));
+    assert_false(hm_proof_check(key_b, &same, &hello));
+    binding.binding[31] ^= 1;
+    assert_false(hm_proof_check(key_a, &binding, &hello));
+    role.by_dialler = false;
+    assert_false(hm_proof_check(key_a, &role, &hello));
+    pair.prover = &b;
+    pair.verifier = &a;
+    assert_false(hm_proof_check(key_a, &pair, &hello));
+    hello.fabric_proof_bytes--;
+    assert_false(hm_proof_check(key_a, &same, &hello));
+}
+
+/* ---- the storm */
+
+enum { NODES = 4, CALLS = 300, TOKENS = 4000, PARTS_MAX = 3, PAYLOAD_MAX = 40000 };
+struct storm;
+struct storm_node {
+    struct rpc_node node;
+    struct storm *storm;
+    struct hm_method method;
+    unsigned index;
+};
+struct storm_call {
+    struct hm_call call;
+    struct storm_node *from;
+    struct hm_timer cancel;
+    uint32_t token;
+    size_t bytes;
+    unsigned parts, replies, pulls;
+    bool live, canceled;
+    hm_ns deadline;
+};
+struct storm {
+    struct hm_world *world;
+    struct hm_loop *loop;
+    struct hm_rng rng;
+    struct storm_node nodes[NODES];
+    struct storm_call calls[CALLS];
+    uint8_t handled[TOKENS];
+    unsigned live, jobs, succeeded, failed, refused;
+    uint32_t token_next;
+    bool lossless; /* connections do not break: nothing but a cancel may end a call early */
+};
+struct job {
+    struct hm_timer timer;
+    struct storm_node *at;
+    struct hm_request *request;
+    struct hm_buf *buf;
+    struct hm_inbound *in;
+    uint32_t token, header[2];
+    unsigned parts, sent;
+    size_t bytes;
+    bool gone;
+};
+struct pulled {
+    struct storm *storm;
+    struct hm_buf *buf;
+    size_t bytes;
+    uint32_t token;
+};
+
+static uint64_t below(struct storm *storm, uint64_t bound)
+{
+    return hm_rng_below(&storm->rng, bound);
+}
+
+static uint8_t byte_of(uint32_t token, size_t i)
+{
+    return (uint8_t)(token * 31 + i * 7);
+}
+
+static void check(const uint8_t *bytes, size_t count, uint32_t token)
+{
+    for (size_t i = 0; i < count; i++)
+        if (bytes[i] != byte_of(token, i)) fail_msg("byte %zu of %u is wrong", i, token);
+}
+
+static void job_end(struct job *job, enum hm_status status)
+{
+    hm_request_reply(job->request, true, status, NULL, 0, NULL, 0);
+    hm_buf_put(job->buf);
+    job->at->storm->jobs--;
+    free(job);
+}
+
+static void job_step(struct hm_timer *timer)
+{
+    struct job *job = timer->arg;
+    struct storm *storm = job->at->storm;
+    struct hm_span span = hm_buf_part(job->buf, 0, job->bytes);
+    uint8_t part = (uint8_t)job->sent++;
+    bool last = job->sent == job->parts || job->gone;
+    hm_request_reply(job->request, last, HM_OK, &part, 1, &span, 1);
+    if (!last) {
+        hm_timer_start(storm->loop, timer, below(storm, 300 * HM_MS));
+        return;
+    }
+    hm_buf_put(job->buf);
+    storm->jobs--;
+    free(job);
+}
+
+static void on_job_pulled(void *arg, enum hm_status status)
+{
+    struct job *job = arg;
+    struct storm *storm = job->at->storm;
+    if (status != HM_OK) {
+        assert_true(!storm->lossless || job->gone || status == HM_ERR_CANCELED);
+        job_end(job, HM_ERR_NO_MEMORY);
+        return;
+    }
+    check(job->buf->base, job->bytes, job->token);
+    hm_timer_start(storm->loop, &job->timer, below(storm, 500 * HM_MS));
+}
+
+static void job_pull(struct hm_timer *timer)
+{
+    struct job *job = timer->arg;
+    struct hm_span into = hm_buf_span(job->buf);
+    timer->cb = job_step;
+    if (job->in->data) check(job->in->data, job->bytes, job->token);
+    if (hm_inbound_pull(job->in, &into, on_job_pulled, job) == HM_OK) return;
+    assert_true(!job->at->storm->lossless || job->gone);
+    job_end(job, HM_ERR_NO_MEMORY);
+}
+
+static void on_job(void *arg, struct hm_request *request, const void *header, size_t header_bytes,
+                   struct hm_inbound *in)
+{
+    struct storm_node *at = arg;
+    struct storm *storm = at->storm;
+    struct job *job = calloc(1, sizeof *job);
+    assert_non_null(job);
+    *job = (struct job){.at = at, .request = request, .in = in, .bytes = in->bytes};
+    assert_int_equal(header_bytes, sizeof job->header);
+    memcpy(job->header, header, header_bytes);
+    job->token = job->header[0];
+    job->parts = job->header[1];
+    storm->handled[job->token]++;
+    assert_int_equal(storm->handled[job->token], 1); /* at most once */
+    storm->jobs++;
+    hm_request_set_user(request, job);
+    assert_ok(hm_buf_pool_get(at->node.buffers, in->bytes + 1, &job->buf));
+    job->timer = (struct hm_timer){.cb = job_pull, .arg = job};
+    if (below(storm, 3))
+        job_pull(&job->timer);
+    else
+        hm_timer_start(storm->loop, &job->timer, below(storm, 2 * HM_S)); /* it thinks first */
+}
+
+static void on_job_gone(void *arg, struct hm_request *request)
+{
+    struct job *job = hm_request_user(request);
+    (void)arg;
+    assert_false(job->gone);
+    job->gone = true;
+}
+
+static void on_reply_pulled(void *arg, enum hm_status status)
+{
+    struct pulled *pulled = arg;
+    if (status == HM_OK)
+        check(pulled->buf->base, pulled->bytes, pulled->token);
+    else
+        assert_false(pulled->storm->lossless);
+    hm_buf_put(pulled->buf);
+    free(pulled);
+}
+
+static void on_reply(struct hm_call *base, enum hm_status status, const void *header,
+                     size_t header_bytes, struct hm_inbound *in)
+{
+    struct storm_call *made = HM_CONTAINER_OF(base, struct storm_call, call);
+    struct storm *storm = made->from->storm;
+    assert_true(made->live);
+    made->replies++;
+    if (status != HM_OK) {
+        assert_true(!storm->lossless || made->canceled || status == HM_ERR_BUSY);
+        made->parts = made->replies;
+        hm_inbound_drop(in);
+        return;
+    }
+    assert_int_equal(header_bytes, 1);
+    assert_true(*(const uint8_t *)header < made->parts);
+    assert_int_equal(in->bytes, made->bytes);
+    if (below(storm, 8) == 0) {
+        hm_inbound_drop(in);
+        return;
+    }
+    struct pulled *pulled = calloc(1, sizeof *pulled);
+    assert_non_null(pulled);
+    *pulled = (struct pulled){.storm = storm, .bytes = in->bytes, .token = made->token};
+    assert_ok(hm_buf_pool_get(made->from->node.buffers, in->bytes + 1, &pulled->buf));
+    struct hm_span into = hm_buf_span(pulled->buf);
+    if (hm_inbound_pull(in, &into, on_reply_pulled, pulled) != HM_OK)
+        on_reply_pulled(pulled, HM_ERR_PEER_RESET);
+}
+
+static void on_end(struct hm_call *base, enum hm_status status)
+{
+    struct storm_call *made = HM_CONTAINER_OF(base, struct storm_call, call);
+    struct storm *storm = made->from->storm;
+    assert_true(made->live);
+    assert_true(hm_loop_now(storm->loop) <= made->deadline);
+    if (storm->lossless && !made->canceled) assert_ok(status);
+    if (status == HM_OK) assert_int_equal(made->replies, made->parts);
+    hm_timer_stop(storm->loop, &made->cancel);
+    made->live = false;
+    storm->live--;
+    if (status == HM_OK)
+        storm->succeeded++;
+    else
+        storm->failed++;
+    hm_world_trace(storm->world, "end", made->token, (uint64_t)-status);
+    memset(&made->call, 0xdd, sizeof made->call);
+}
+
+static void on_cancel(struct hm_timer *timer)
+{
+    struct storm_call *made = timer->arg;
+    made->canceled = true;
+    hm_rpc_cancel(&made->call);
+}
+
+static void make_call(struct storm *storm, struct storm_call *made)
+{
+    struct storm_node *from = &storm->nodes[below(storm, NODES)];
+    struct storm_node *to = &storm->nodes[below(storm, NODES)];
+    struct hm_peer *peer;
+    struct hm_buf *buf;
+    if (to == from || storm->token_next == TOKENS) return;
+    *made = (struct storm_call){.from = from, .token = storm->token_next++};
+    made->parts = 1 + (unsigned)below(storm, PARTS_MAX);
+    made->bytes = below(storm, 3) ? below(storm, 2000) : below(storm, PAYLOAD_MAX);
+    if (below(storm, 5) == 0) made->bytes = 0;
+    uint32_t header[2] = {made->token, made->parts};
+    assert_ok(hm_buf_pool_get(from->node.buffers, made->bytes + 1, &buf));
+    for (size_t i = 0; i < made->bytes; i++) ((uint8_t *)buf->base)[i] = byte_of(made->token, i);
+    bool patient = storm->lossless || below(storm, 2);
+    made->deadline =
+        hm_deadline_after(storm->loop, patient ? 120 * HM_S : below(storm, 3 * HM_S) + 1);
+    made->call.method = EXPERT;
+    made->call.deadline = made->deadline;
+    made->call.header = header;
+    made->call.header_bytes = sizeof header;
+    made->call.payload[0] = hm_buf_part(buf, 0, made->bytes);
+    made->call.span_count = 1;
+    made->call.reply = on_reply;
+    made->call.end = on_end;
+    made->cancel = (struct hm_timer){.cb = on_cancel, .arg = made};
+    assert_ok(
+        hm_peer_get(from->node.rpc, hm_identity_node(to->node.identity), &to->node.addrs, &peer));
+    made->live = true;
+    enum hm_status status = hm_rpc_call(peer, &made->call);
+    hm_peer_put(peer);
+    hm_buf_put(buf);
+    if (status != HM_OK) {
+        assert_true(!storm->lossless);
+        made->live = false;
+        storm->refused++;
+        return;
+    }
+    storm->live++;
+    if (below(storm, 10) == 0) hm_timer_start(storm->loop, &made->cancel, below(storm, HM_S));
+}
+
+static void fault(struct storm *storm)
+{
+    unsigned a = 1 + (unsigned)below(storm, NODES), b = 1 + (unsigned)below(storm, NODES);
+    unsigned plane = storm->lossless || below(storm, 2) ? FABRIC : 0;
+    if (a == b) return;
+    switch (below(storm, 4)) {
+    case 0: hm_net_cut(storm->world, plane + a, plane + b, true); break;
+    case 1: hm_net_cut_both(storm->world, plane + a, plane + b, true); break;
+    default: hm_net_break(storm->world, plane + a, plane + b);
+    }
+    if (below(storm, 2)) return;
+    for (unsigned i = 1; i <= NODES; i++)
+        for (unsigned j = 1; j <= NODES; j++) {
+            hm_net_cut(storm->world, i, j, false);
+            hm_net_cut(storm->world, FABRIC + i, FABRIC + j, false);
+        }
+}
+
+static void heal(struct storm *storm)
+{
+    for (unsigned i = 1; i <= NODES; i++)
+        for (unsigned j = 1; j <= NODES; j++) {
+            hm_net_cut(storm->world, i, j, false);
+            hm_net_cut(storm->world, FABRIC + i, FABRIC + j, false);
+        }
+}
+
+static uint64_t run_storm(uint64_t seed, bool lossless)
+{
+    struct storm *storm = calloc(1, sizeof *storm);
+    assert_non_null(storm);
+    storm->lossless = lossless;
+    assert_ok(hm_world_create(seed, &storm->world));
+    storm->loop = hm_world_loop(storm->world);
+    hm_rng_init(&storm->rng, seed, 4321);
+    for (unsigned i = 0; i < NODES; i++) {
+        struct storm_node *at = &storm->nodes[i];
+        node_open(&at->node, storm->world, i + 1, key_a);
+        at->storm = storm;
+        at->index = i;
+        at->method = (struct hm_method){EXPERT, "job", 1 << 20, on_job, on_job_gone, at};
+        assert_ok(hm_rpc_serve(at->node.rpc, &at->method, 1));
+    }
+    for (unsigned step = 0; step < 150; step++) {
+        for (unsigned i = 0, count = (unsigned)below(storm, 8); i < CALLS && count > 0; i++)
+            if (!storm->calls[i].live) {
+                make_call(storm, &storm->calls[i]);
+                count--;
+            }
+        hm_world_run_for(storm->world, below(storm, 400 * HM_MS));
+        if (below(storm, 4) == 0) fault(storm);
+    }
+    heal(storm);
+    hm_world_run_for(storm->world, 125 * HM_S);
+    assert_int_equal(storm->live, 0);
+    assert_int_equal(storm->jobs, 0);
+    assert_true(storm->succeeded > 100);
+    uint64_t fast = 0, lost = 0, again = 0;
+    for (unsigned i = 0; i < NODES; i++) {
+        fast += metric(&storm->nodes[i].node, "rpc.fabric_expert");
+        lost += metric(&storm->nodes[i].node, "rpc.fabric_lost");
+        again += metric(&storm->nodes[i].node, "rpc.tcp_after_join");
+    }
+    assert_true(fast > 100 && lost > 0 && again > 0);
+    for (unsigned i = 0; i < NODES; i++) rpc_node_close(&storm->nodes[i].node);
+    uint64_t hash = hm_world_trace_hash(storm->world);
+    hm_world_destroy(storm->world);
+    free(storm);
+    return hash;
+}
+
+static unsigned long seeds(void)
+{
+    const char *text = getenv("HM_SEEDS");
+    return text ? strtoul(text, NULL, 10) : 40;
+}
+
+static void
+while_connections_hold_no_call_is_lost_or_handled_twice_whatever_the_fabric_does(void **state)
+{
+    (void)state;
+    for (uint64_t seed = 1; seed <= seeds(); seed++) {
+        print_message("seed %lu\n", (unsigned long)seed);
+        run_storm(seed, true);
+    }
+}
+
+static void when_both_break_every_call_still_ends_once(void **state)
+{
+    (void)state;
+    for (uint64_t seed = 1; seed <= seeds(); seed++) {
+        print_message("seed %lu\n", (unsigned long)seed);
+        run_storm(seed, false);
+    }
+}
+
+static void a_seed_replays(void **state)
+{
+    (void)state;
+    uint64_t first = run_storm(7, true), again = run_storm(7, true), other = run_storm(8, true);
+    assert_true(first == again);
+    assert_true(first != other);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(peers_of_one_key_meet_on_the_fabric_and_nothing_goes_over_the_connection),
+        cmocka_unit_test(another_key_stays_on_tcp_and_both_sides_say_why),
+        cmocka_unit_test(other_settings_stay_on_tcp_and_both_sides_say_why),
+        cmocka_unit_test(a_node_without_a_fabric_is_served_over_tcp),
+        cmocka_unit_test(a_fabric_that_cannot_be_opened_is_no_error_and_keeps_nobody_waiting),
+        cmocka_unit_test(a_lost_fabric_falls_back_and_is_tried_again),
+        cmocka_unit_test(a_connection_that_goes_takes_its_fast_path_and_its_calls_with_it),
+        cmocka_unit_test(a_proof_that_is_replayed_or_sent_back_proves_nothing),
+        cmocka_unit_test(a_proof_is_of_one_key_connection_direction_and_pair),
+        cmocka_unit_test(
+            while_connections_hold_no_call_is_lost_or_handled_twice_whatever_the_fabric_does),
+        cmocka_unit_test(when_both_break_every_call_still_ends_once),
+        cmocka_unit_test(a_seed_replays),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
