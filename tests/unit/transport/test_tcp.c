@@ -27,6 +27,7 @@ struct node {
     unsigned messages_before; /* its first one */
     enum hm_status why, done_status;
     bool hold, closed;
+    bool proof_came, proved; /* of the fabric's key, in the last hello */
     struct hm_inbound *held[1024];
     unsigned held_count;
 };
@@ -41,8 +42,10 @@ struct world {
 static void on_up(void *arg, struct hm_ep *ep, const struct hm_node_id *id,
                   const struct hm_hello *h)
 {
-    (void)id, (void)h;
+    (void)id;
     struct node *node = arg;
+    node->proof_came = h->fabric_proof_bytes > 0;
+    node->proved = h->fabric_proved;
     node->ep = node->latest = ep;
     node->messages_before = UINT_MAX;
     node->ups++;
@@ -94,6 +97,7 @@ struct node_conf {
     size_t receive_bytes_max;
     hm_ns handshake_max;
     unsigned endpoints_max;
+    const uint8_t *fabric_key;
 };
 
 static enum hm_status node_try(struct world *world, struct node *node, struct node_conf conf)
@@ -107,6 +111,7 @@ static enum hm_status node_try(struct world *world, struct node *node, struct no
         .endpoints_max = conf.endpoints_max ? conf.endpoints_max : 64,
         .receive_bytes_max = conf.receive_bytes_max ? conf.receive_bytes_max : 256 * KIB,
         .handshake_max = conf.handshake_max ? conf.handshake_max : 5 * HM_S,
+        .fabric_key = conf.fabric_key,
     };
     struct hm_transport_sink sink = {
         .up = on_up, .message = on_message, .writable = on_writable, .down = on_down, .arg = node};
@@ -289,6 +294,52 @@ static void dial_and_expect_up(struct world *world, const char *text)
     await(world, is_up, &world->other);
     hm_transport_tcp.disconnect(ep);
     await(world, is_down, &world->other);
+}
+
+/* ---- proofs of a fabric's key ---------------------------------------------------------------- */
+
+static bool both_up(void *arg)
+{
+    struct world *world = arg;
+    return world->node.ups == 1 && world->other.ups == 1;
+}
+
+static void meet(struct world *world, const uint8_t *key, const uint8_t *others_key)
+{
+    struct hm_ep *ep;
+    node_open(world, &world->node, (struct node_conf){.listen = "127.0.0.1:0", .fabric_key = key});
+    node_open(world, &world->other, (struct node_conf){.fabric_key = others_key});
+    struct hm_addr addr = node_addr(&world->node);
+    assert_ok(hm_transport_tcp.connect(world->other.transport, &addr, NULL, &ep));
+    await(world, both_up, world);
+}
+
+static void nodes_with_one_fabric_key_prove_it_to_each_other(void **state)
+{
+    struct world *world = *state;
+    static const uint8_t key[HM_FABRIC_KEY_BYTES] = {7};
+    meet(world, key, key);
+    assert_true(world->node.proved && world->other.proved);
+}
+
+static void another_fabric_key_proves_nothing_and_is_no_reason_to_part(void **state)
+{
+    struct world *world = *state;
+    static const uint8_t key[HM_FABRIC_KEY_BYTES] = {7}, other[HM_FABRIC_KEY_BYTES] = {8};
+    meet(world, key, other);
+    assert_true(world->node.proof_came && world->other.proof_came);
+    assert_false(world->node.proved || world->other.proved);
+    assert_int_equal(world->node.downs + world->other.downs, 0);
+}
+
+static void without_a_key_no_proof_is_said_and_none_is_believed(void **state)
+{
+    struct world *world = *state;
+    static const uint8_t key[HM_FABRIC_KEY_BYTES] = {0}; /* zeros are a key as any other */
+    meet(world, key, NULL);
+    assert_false(world->node.proof_came || world->node.proved);
+    assert_true(world->other.proof_came);
+    assert_false(world->other.proved);
 }
 
 static bool have_ipv6(void)
@@ -922,6 +973,9 @@ int main(void)
         CASE(a_name_is_looked_up_and_its_addresses_tried_in_turn),
         CASE(a_name_that_nobody_knows_is_unreachable),
         CASE(closing_while_a_name_is_looked_up_is_clean),
+        CASE(nodes_with_one_fabric_key_prove_it_to_each_other),
+        CASE(another_fabric_key_proves_nothing_and_is_no_reason_to_part),
+        CASE(without_a_key_no_proof_is_said_and_none_is_believed),
         CASE(random_bytes_before_the_handshake_leave_nothing_behind),
         CASE(a_hello_cut_short_is_given_up),
         CASE(who_says_nothing_keeps_nobody_out),
