@@ -52,6 +52,7 @@ function(hm_module name folder)
     target_link_options(hm_module_${name} PRIVATE -Wl,--no-undefined)
   endif()
   target_link_libraries(hm_module_${name} PRIVATE ${ARGN})
+  set_property(GLOBAL APPEND PROPERTY HM_MODULES hm_module_${name})
 endfunction()
 
 # tests/modules/*.c: small modules for the tests of the loader, in lib/modules-for-tests: good.so, of another build,
@@ -75,12 +76,16 @@ function(hm_test_modules)
   target_link_libraries(hm_test_orphan PRIVATE hm_test_gone)
 endfunction()
 
-# The one program: src/cli/*.c.
+# The one program: src/cli/*.c; its modules are built with it.
 function(hm_program)
   file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/cli/*.c)
   if(sources)
     add_executable(hivemind ${sources})
     target_link_libraries(hivemind PRIVATE hm_api hm_sim)
+    get_property(modules GLOBAL PROPERTY HM_MODULES)
+    if(modules)
+      add_dependencies(hivemind ${modules})
+    endif()
   endif()
 endfunction()
 

@@ -28,7 +28,7 @@ int cli_parse(struct hm_options *options, const char *usage, int argc, char **ar
 
 /* Options of every command that has a node. */
 struct cli_node_conf {
-    const char *state, *join, *listen, *advertise, *swarm, *log;
+    const char *state, *join, *listen, *advertise, *swarm, *join_file, *log;
     size_t memory_bytes;
     hm_ns join_timeout;
     bool new_swarm;

@@ -11,7 +11,6 @@
 #include "cli/launch.h"
 #include "cli/serve.h"
 #include "cli/train.h"
-#include "moe/uid.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -34,7 +33,7 @@ static const char usage[] =
     "SIGTERM\n"
     "saves every expert; started again with the same --state, servers restore them.\n";
 
-enum { EXPERTS_MAX = 65536, MEETING_POINTS = 3, OPTIONS_MAX = 64, EVENTS_PATH_BYTES = 4096 };
+enum { MEETING_POINTS = 3, OPTIONS_MAX = 64, EVENTS_PATH_BYTES = 4096 };
 
 struct swarm_conf {
     const char *bootstrap, *role, *state;
@@ -75,7 +74,7 @@ struct swarm {
     struct cli_stop *stop;
     struct training *training;
     struct beat_node *others; /* a trainer's servers, a server's trainers */
-    char *state, *experts;
+    char *state;
     char events[EVENTS_PATH_BYTES];
     hm_ns started;
 };
@@ -104,17 +103,20 @@ static unsigned pick(const struct hm_option *rows, unsigned count, const char *c
 static int parse(struct swarm *s, struct hm_options *options, int argc, char **argv)
 {
     static const char *const no_node[] = {"new-swarm", "join", "state", NULL};
+    static const char *const no_serve[] = {"share", NULL};
     static const char *const no_train[] = {"experts", "hidden", "seed", "json", NULL};
-    static struct hm_option node[OPTIONS_MAX], train[OPTIONS_MAX];
+    static struct hm_option serve[OPTIONS_MAX], node[OPTIONS_MAX], train[OPTIONS_MAX];
+    unsigned serves = pick(serve_options, serve_option_count, no_serve, NULL, NULL, serve);
     unsigned nodes = pick(cli_host_options, cli_host_option_count, no_node, NULL, NULL, node);
     unsigned trains =
         pick(train_options, train_option_count, no_train, "rate", "trainer-rate", train);
     hm_options_add(options, "Launch", swarm_options, HM_COUNT_OF(swarm_options), &s->conf);
-    hm_options_add(options, "Experts", serve_options, serve_option_count, &s->serve);
+    hm_options_add(options, "Experts", serve, serves, &s->serve);
     hm_options_add(options, "Training", train, trains, &s->train);
     hm_options_add(options, "Node", node, nodes, &s->node_conf);
     int code = cli_parse(options, usage, argc, argv);
     if (code != CLI_GO_ON) return code;
+    s->serve.share = "0/1";
     enum hm_status status = serve_check(&s->serve);
     if (!status && s->conf.role && strcmp(s->conf.role, "server") != 0 &&
         strcmp(s->conf.role, "trainer") != 0)
@@ -166,6 +168,7 @@ static void open_node(struct swarm *s, const char *join)
     bool hosts = launch->mine.role == LAUNCH_SERVER;
     s->node_conf.join = join;
     s->node_conf.new_swarm = hosts && !join;
+    if (join) s->node_conf.join_file = NULL; /* the lead's */
     hm_fail_clear();
     enum hm_status status = HM_OK;
     if (cli_node_open(&s->node_conf, hosts, &s->node) != CLI_GO_ON) {
@@ -222,37 +225,6 @@ static int open_all(struct swarm *s)
 
 /* ---- the roles ------------------------------------------------------------------------------- */
 
-/* Server `place` of `count` gets that part of the experts, in order. */
-static int share(struct swarm *s)
-{
-    struct hm_uid *uids = NULL;
-    unsigned total = 0, place = launch_place(&s->launch), count = s->launch.server_count;
-    char *list = strdup(s->serve.experts), *rest = list, *pattern, *at;
-    struct hm_uid *all = malloc(EXPERTS_MAX * sizeof(*all));
-    enum hm_status status = list && all ? HM_OK : HM_ERR_NO_MEMORY;
-    while (!status && (pattern = strsep(&rest, ","))) {
-        unsigned some = 0;
-        status = hm_uid_expand(pattern, EXPERTS_MAX - total, &uids, &some);
-        if (status) break;
-        memcpy(all + total, uids, some * sizeof(*all));
-        total += some;
-        free(uids);
-    }
-    if (!status && total < count)
-        status = hm_fail(HM_ERR_INVALID, "%u servers cannot share %u experts; start fewer servers",
-                         count, total);
-    unsigned first = (unsigned)((uint64_t)place * total / count),
-             end = (unsigned)((uint64_t)(place + 1) * total / count);
-    s->experts = at = status ? NULL : malloc((end - first) * HM_UID_BYTES + 1);
-    if (!status && !at) status = HM_ERR_NO_MEMORY;
-    for (unsigned i = first; !status && i < end; i++)
-        at += sprintf(at, "%s%s", i > first ? "," : "", all[i].text);
-    if (!status) s->serve.experts = s->experts;
-    free(all);
-    free(list);
-    return status ? cli_fail(CLI_FAILED, status) : CLI_GO_ON;
-}
-
 /* The nodes of the other role. */
 static enum hm_status others(struct swarm *s, const unsigned *ranks, unsigned count)
 {
@@ -291,7 +263,9 @@ static int run_server(struct swarm *s)
     if (!status)
         status = beat_watch_start(s->node, s->others, s->launch.trainer_count,
                                   s->conf.trainer_timeout, &watch);
-    int code = status ? cli_fail(CLI_FAILED, status) : share(s);
+    s->serve.share_place = launch_place(&s->launch);
+    s->serve.share_count = s->launch.server_count;
+    int code = status ? cli_fail(CLI_FAILED, status) : CLI_GO_ON;
     if (code == CLI_GO_ON) code = serve_start(s->node, &s->serve, &server);
     if (code == CLI_GO_ON) {
         if (launch_leads(&s->launch)) say_up(s);
@@ -344,7 +318,6 @@ int cli_swarm(int argc, char **argv)
     }
     free(s.others);
     free(s.state);
-    free(s.experts);
     hm_options_fini(&options);
     return code;
 }

@@ -3,8 +3,10 @@
 
 #include "base/log.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 int cli_fail(int code, enum hm_status status)
 {
@@ -83,6 +85,9 @@ const struct hm_option cli_host_options[] = {
     {"swarm", HM_OPTION_STRING, NULL, "NAME",
      "public name of a new swarm; nodes of another one are refused",
      offsetof(struct cli_node_conf, swarm), 0, 0},
+    {"join-file", HM_OPTION_STRING, NULL, "FILE",
+     "write the line that others join with into this file, for scripts",
+     offsetof(struct cli_node_conf, join_file), 0, 0},
 };
 const unsigned cli_host_option_count = HM_COUNT_OF(cli_host_options);
 
@@ -117,6 +122,23 @@ static enum hm_status check(const struct cli_node_conf *conf, bool hosts)
     return status;
 }
 
+/* Written aside and renamed: who reads it finds a whole line. */
+static enum hm_status join_file_write(struct hm_node *node, const char *path)
+{
+    char line[HM_JOIN_LINE_BYTES], aside[4096];
+    enum hm_status status = hm_node_join_line(node, line, sizeof(line));
+    if (status) return status;
+    if (snprintf(aside, sizeof(aside), "%s.%d", path, (int)getpid()) >= (int)sizeof(aside))
+        return hm_fail(HM_ERR_INVALID, "the name of --join-file is too long");
+    FILE *file = fopen(aside, "w");
+    bool written = file && fprintf(file, "%s\n", line) > 0;
+    if (file && fclose(file)) written = false;
+    if (written && rename(aside, path) == 0) return HM_OK;
+    status = hm_fail(HM_ERR_STORAGE, "cannot write --join-file %s (%s)", path, strerror(errno));
+    if (file) (void)unlink(aside);
+    return status;
+}
+
 int cli_node_open(const struct cli_node_conf *conf, bool hosts, struct hm_node **node)
 {
     enum hm_status status = check(conf, hosts);
@@ -129,5 +151,12 @@ int cli_node_open(const struct cli_node_conf *conf, bool hosts, struct hm_node *
                                       .memory_bytes_max = conf->memory_bytes,
                                       .join_timeout_ms = (int)(conf->join_timeout / HM_MS)};
     status = hm_node_open(&options, node);
+    if (!status && hosts && conf->join_file) {
+        status = join_file_write(*node, conf->join_file);
+        if (status) {
+            hm_node_close(*node);
+            *node = NULL;
+        }
+    }
     return status ? cli_fail(CLI_FAILED, status) : CLI_GO_ON;
 }

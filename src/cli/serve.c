@@ -8,11 +8,15 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { UIDS_MAX = 65536 };
+
 #define AT(member) offsetof(struct serve_conf, member)
 const struct hm_option serve_options[] = {
     {"experts", HM_OPTION_STRING, NULL, "PATTERN",
      "uids to host, comma-separated: ffn.0.1 or ffn.[0:4].[0:4] (end exclusive)", AT(experts), 0,
      0},
+    {"share", HM_OPTION_STRING, "0/1", "I/N",
+     "host the I-th of N parts of the experts only, counted from 0", AT(share), 0, 0},
     {"kind", HM_OPTION_STRING, "ffn", "KIND",
      "what the experts compute: ffn, or nop (gives back its input)", AT(kind), 0, 0},
     {"hidden", HM_OPTION_U32, "1024", "COLUMNS", "features of a row, in and out", AT(hidden), 1,
@@ -40,6 +44,48 @@ const struct hm_option serve_options[] = {
 };
 const unsigned serve_option_count = HM_COUNT_OF(serve_options);
 
+/* The uids of all patterns, in order (malloc'ed). */
+static enum hm_status expand(const char *patterns, struct hm_uid **all, unsigned *count)
+{
+    char *list = strdup(patterns), *rest = list, *pattern;
+    struct hm_uid *made = malloc(UIDS_MAX * sizeof(*made)), *uids;
+    enum hm_status status = list && made ? HM_OK : HM_ERR_NO_MEMORY;
+    unsigned total = 0, some;
+    while (!status && (pattern = strsep(&rest, ","))) {
+        status = hm_uid_expand(pattern, UIDS_MAX, &uids, &some);
+        if (status) break;
+        if (some > UIDS_MAX - total)
+            status = hm_fail(HM_ERR_TOO_BIG, "--experts names more than %d experts", UIDS_MAX);
+        else
+            memcpy(made + total, uids, some * sizeof(*made));
+        total += status ? 0 : some;
+        free(uids);
+    }
+    free(list);
+    if (status) {
+        free(made);
+        return status;
+    }
+    *all = made;
+    *count = total;
+    return HM_OK;
+}
+
+static enum hm_status share_parse(const struct serve_conf *conf, unsigned *place, unsigned *count)
+{
+    char more;
+    if (conf->share_count > 0) {
+        *place = conf->share_place;
+        *count = conf->share_count;
+        return HM_OK;
+    }
+    if (sscanf(conf->share, "%u/%u%c", place, count, &more) == 2 && *count > 0 && *place < *count)
+        return HM_OK;
+    return hm_fail(HM_ERR_INVALID, "--share is '%.100s'; it is I/N with I from 0 to N-1: 0/3",
+                   conf->share);
+}
+
+/* Part `place` of `count` of the experts, in order. */
 static enum hm_status host(struct hm_server *server, const struct serve_conf *conf)
 {
     struct hm_expert_options expert = {.kind = conf->kind,
@@ -49,34 +95,33 @@ static enum hm_status host(struct hm_server *server, const struct serve_conf *co
                                        .clip_norm = conf->clip_norm,
                                        .weight_decay = conf->weight_decay,
                                        .seed = conf->seed};
-    char *list = strdup(conf->experts), *rest = list, *pattern;
-    enum hm_status status = list ? HM_OK : HM_ERR_NO_MEMORY;
-    while (!status && (pattern = strsep(&rest, ",")))
-        status = hm_server_host(server, pattern, &expert);
-    free(list);
+    struct hm_uid *uids;
+    unsigned total, place, count;
+    enum hm_status status = share_parse(conf, &place, &count);
+    if (!status) status = expand(conf->experts, &uids, &total);
+    if (status) return status;
+    uint64_t first = (uint64_t)place * total / count, end = (uint64_t)(place + 1) * total / count;
+    if (first == end)
+        status = hm_fail(HM_ERR_INVALID, "%u servers cannot share %u experts; start fewer servers",
+                         count, total);
+    for (uint64_t i = first; i < end && !status; i++)
+        status = hm_server_host(server, uids[i].text, &expert);
+    free(uids);
     return status;
 }
 
 enum hm_status serve_check(const struct serve_conf *conf)
 {
+    struct hm_uid *uids;
+    unsigned total, place, count;
     if (!conf->experts)
         return hm_fail(HM_ERR_INVALID,
                        "name the experts to host, for example --experts 'ffn.[0:4].[0:4]'");
     if (!hm_expert_kind_find(conf->kind) || !hm_optimizer_find(conf->optimizer))
         return HM_ERR_INVALID;
-    if (conf->queue_rows_max < conf->batch_rows_max)
-        return hm_fail(HM_ERR_INVALID,
-                       "--queue-rows-max %u is less than one batch (--batch-rows-max %u)",
-                       conf->queue_rows_max, conf->batch_rows_max);
-    char *list = strdup(conf->experts), *rest = list, *pattern;
-    enum hm_status status = list ? HM_OK : HM_ERR_NO_MEMORY;
-    while (!status && (pattern = strsep(&rest, ","))) {
-        struct hm_uid *uids;
-        unsigned count;
-        status = hm_uid_expand(pattern, 65536, &uids, &count);
-        if (!status) free(uids);
-    }
-    free(list);
+    enum hm_status status = share_parse(conf, &place, &count);
+    if (!status) status = expand(conf->experts, &uids, &total);
+    if (!status) free(uids);
     return status;
 }
 

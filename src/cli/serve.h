@@ -5,13 +5,14 @@
 #include "cli/cli.h"
 
 struct serve_conf {
-    const char *experts, *kind, *optimizer, *device;
+    const char *experts, *share, *kind, *optimizer, *device;
     uint32_t hidden, batch_rows_max, queue_rows_max, lane_threads;
     float rate, clip_norm, weight_decay;
     uint64_t seed;
     hm_ns save_interval, drain_timeout;
     bool json;
     /* No options: what a swarm's launch adds. */
+    unsigned share_place, share_count; /* count 0: as `share` says */
     bool part;     /* of a launch: what it says has its rank, and no join line */
     unsigned rank; /* in the launch */
 };
