@@ -3,12 +3,13 @@
 JOBS ?= $(shell nproc)
 CTEST = ctest --output-on-failure --no-tests=error -j $(JOBS)
 
-.PHONY: help configure build packages demo test bench check layers clean format
+.PHONY: help configure build packages demo test lab bench check layers clean format
 
 help:
 	@echo 'make            build build/bin/hivemind (installs what is missing first, on Debian)'
 	@echo 'make demo       the main job on this machine: a swarm of three servers trains on real data, one is killed and comes back'
 	@echo 'make test       build and run every test; make test SUITE=unit|conformance|parity|sim|integration|fuzz runs one suite'
+	@echo 'make lab        clusters in network namespaces: Slurm with four nodes, mpirun; needs root'
 	@echo 'make check      the tests again under sanitizers: address + undefined behaviour, then threads; and the layer check'
 	@echo 'make bench      throughput with the presets of the Python hivemind, next to raw OpenSSL in the same run'
 	@echo 'make layers     which folder may include which (tools/layers.py)'
@@ -35,7 +36,13 @@ test:
 	@tools/packages.sh test
 	@$(MAKE) --no-print-directory configure
 	@cmake --build build -j $(JOBS)
-	@$(CTEST) --test-dir build $(if $(SUITE),-L $(SUITE))
+	@$(CTEST) --test-dir build $(if $(SUITE),-L $(SUITE),-LE lab)
+
+lab:
+	@tools/packages.sh lab
+	@$(MAKE) --no-print-directory configure
+	@cmake --build build -j $(JOBS) --target hivemind
+	@ctest --output-on-failure --no-tests=error --test-dir build -L lab
 
 bench: build
 	@cmake --build build -j $(JOBS) --target perf

@@ -5,6 +5,7 @@
 #   tools/packages.sh test      the same, and what `make test` needs
 #   tools/packages.sh check     the same, and what `make check` (sanitizers) needs
 #   tools/packages.sh cluster   what the cluster's modules are built with (UCX, Open MPI); `test` installs it too
+#   tools/packages.sh lab       the same, and Slurm for `make lab`
 #   tools/packages.sh goldens   python3-torch, to make the stored values of tests/parity again (large; no test needs it)
 #
 # Nothing is asked of apt when every package is there, so that a second run costs milliseconds and no network.
@@ -13,6 +14,7 @@ set -eu
 build="gcc g++ make cmake ninja-build pkg-config libuv1-dev libssl-dev libhwloc-dev libhdf5-dev libdnnl-dev libxxhash-dev zlib1g-dev"
 test="libcmocka-dev python3 python3-h5py python3-numpy iproute2 nftables"
 cluster="libucx-dev openmpi-bin libopenmpi-dev"
+lab="slurm-wlm munge"
 check="libasan8 libubsan1 libtsan2"
 
 case "${1:-}" in
@@ -20,9 +22,10 @@ build) want=$build ;;
 test) want="$build $test $cluster" ;;
 check) want="$build $test $cluster $check" ;;
 cluster) want="$build $cluster" ;;
+lab) want="$build $test $cluster $lab" ;;
 goldens) want="python3-torch" ;;
 *)
-    sed -n '2,10s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,11s/^# \{0,1\}//p' "$0" >&2
     exit 2
     ;;
 esac

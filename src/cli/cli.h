@@ -44,7 +44,8 @@ extern const unsigned cli_host_option_count;
 int cli_node_open(const struct cli_node_conf *conf, bool hosts, struct hm_node **node);
 
 /* SIGINT and SIGTERM, as a flag that any thread may look at and as something to wait for.  A second
- * signal ends the process at once.  Stop it before the node closes. */
+ * signal ends the process at once, unless Slurm or mpirun started it.  Stop it before the node
+ * closes. */
 struct cli_stop;
 int cli_stop_start(struct hm_node *node, struct cli_stop **stop);
 bool cli_stop_asked(const struct cli_stop *stop);

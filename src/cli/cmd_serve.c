@@ -18,7 +18,7 @@ static const char usage[] =
 int cli_serve(int argc, char **argv)
 {
     struct cli_node_conf node_conf;
-    struct serve_conf conf;
+    struct serve_conf conf = {0};
     struct hm_options options;
     struct hm_node *node = NULL;
     struct cli_stop *stop = NULL;

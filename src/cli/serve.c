@@ -191,6 +191,7 @@ int serve_end(struct hm_server *server, const struct serve_conf *conf)
                (unsigned long long)saved, hm_status_name(status));
     else
         printf("stopped; %llu checkpoints written\n", (unsigned long long)saved);
+    fflush(stdout);
     hm_server_close(server);
     return status ? cli_fail(CLI_FAILED, status) : CLI_OK;
 }

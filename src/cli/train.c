@@ -300,6 +300,7 @@ static void say_result(struct training *t, struct cli_progress *progress)
         (unsigned long long)t->steps_failed, seconds, rows_per_second(t), t->experts_alive,
         (unsigned long long)stats.calls, (unsigned long long)stats.calls_failed,
         (unsigned long long)stats.parts_failed);
+    fflush(stdout);
 }
 
 int train_run(struct training *t, struct hm_node *node, struct cli_stop *stop)
