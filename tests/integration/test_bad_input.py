@@ -414,6 +414,7 @@ def full_tmpfs(lab):
         return
     server = lab.serve('ffn.0', '--save-interval', '300ms', state=os.path.join(mount, 'state'), inside=inside)
     lab.train(server.join, 'ffn.[0:1]', '--k-best', 1, '--steps', 20)
+    until(lambda: 'ffn.0 is not saved' in server.err, 'the server has tried to save', 5 * SLOW)
     check(
         server.running() and lab.train(server.join, 'ffn.[0:1]', '--k-best', 1, '--steps', 5)['steps_failed'] == 0,
         'a full disk does not keep a server from serving',
