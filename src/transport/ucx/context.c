@@ -40,7 +40,7 @@ static const struct setting settings[] = {
     {"TCP_CM_REUSEADDR", "y", false},
     /* A receiver with smaller segments is overrun. */
     {"TCP_TX_SEG_SIZE", "8k", true},
-    {"TCP_RX_SEG_SIZE", "8k", true},
+    {"TCP_RX_SEG_SIZE", "64k", true},
     {"POSIX_SEG_SIZE", NULL, true},
     {"POSIX_FIFO_SIZE", NULL, true},
     {"SYSV_SEG_SIZE", NULL, true},

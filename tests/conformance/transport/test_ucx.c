@@ -2,12 +2,84 @@
  * the control connection.  Skipped where the module is not there. */
 #include "support_joint.h"
 #include "support_real.h"
+#include "support_ucx_attack.h"
 
 #include "base/module.h"
 #include "transport/ucx_options.h"
 
+#include <sys/wait.h>
+#include <unistd.h>
+
 static struct hm_ucx_options options;
 static struct joint_parts parts = {.control = &hm_transport_tcp, .fabric_world = &options};
+
+/* ---- attackers ------------------------------------------------------------------------------- */
+
+static bool process_has_ended(void *arg)
+{
+    siginfo_t info = {0};
+    return waitid(P_PID, (id_t) * (int *)arg, &info, WEXITED | WNOHANG | WNOWAIT) == 0 &&
+           info.si_pid != 0;
+}
+
+static void attack(struct suite *suite, struct node *victim, size_t index)
+{
+    char number[16];
+    struct hm_addr addr;
+    node_addr(victim, &addr);
+    snprintf(number, sizeof number, "%zu", index);
+    char *argv[] = {"attacker", "--attack", number, addr.text, NULL};
+    int output, status, pid = real_spawn(argv, &output);
+    close(output);
+    await(suite, process_has_ended, &pid);
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    if (!WIFEXITED(status) || WEXITSTATUS(status) != 0)
+        fail_msg("%s: the attacker ended with %d", ucx_attacks[index].name, status);
+}
+
+static bool ucx_announce_flood(struct suite *suite, struct node *victim)
+{
+    attack(suite, victim, 0);
+    return true;
+}
+
+static void on_attack(struct node *node, struct end *end, const void *header, size_t header_bytes,
+                      struct hm_inbound *in)
+{
+    (void)header;
+    (void)header_bytes;
+    HM_ASSERT(node->held_count < HELD_MAX);
+    node->held[node->held_count++] = (struct held){.in = in, .end = end};
+}
+
+/* One attacker of each kind; the victim keeps serving a friend all the while. */
+static void what_breaks_a_bound_ends_its_own_endpoint_and_nothing_else(void **state)
+{
+    struct suite *suite = *state;
+    struct node *victim = node_open(suite, NULL);
+    struct node *friend = node_open(suite, &(struct node_conf){.dials_only = true});
+    struct end *here, *there;
+    nodes_connect(friend, victim, &here, &there);
+    victim->on_message = on_attack;
+    for (size_t i = 0; i < ucx_attack_count; i++) {
+        unsigned ends = victim->end_count, held = victim->held_count;
+        attack(suite, victim, i);
+        await(suite, end_is_down, &victim->end[ends]);
+        enum hm_status why = victim->end[ends].why;
+        if (why != (ucx_attacks[i].ignored ? HM_ERR_PEER_RESET : HM_ERR_PEER_PROTOCOL))
+            fail_msg("%s: down with %s", ucx_attacks[i].name, hm_status_name(why));
+        if (ucx_attacks[i].ignored) assert_int_equal(victim->held_count, held);
+        node_take_held(victim, TAKE_DROP);
+    }
+    assert_int_equal(here->downs + there->downs, 0);
+    victim->on_message = NULL;
+    unsigned count = 1;
+    victim->arg = &count;
+    victim->messages = 0;
+    assert_ok(end_send(here, 9, 1000, 1));
+    await(suite, node_has_messages, victim);
+    suite_finish(suite);
+}
 
 static const struct provider ucx_provider = {
     .ops = &joint_ops,
@@ -40,6 +112,21 @@ static int module_find(void)
     return 0;
 }
 
+static const struct provider *chosen;
+
+static int setup(void **state)
+{
+    *state = suite_create(chosen);
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    struct suite *suite = *state;
+    if (suite->finished) suite_destroy(suite);
+    return 0;
+}
+
 static int suite_over(const char *name, const char *transports, const char *piece_bytes)
 {
     struct provider provider = ucx_provider;
@@ -49,7 +136,16 @@ static int suite_over(const char *name, const char *transports, const char *piec
     if (module_find() != 0) return 1;
     provider.name = name;
     provider.bulk_bytes = suite_bulk_bytes();
-    return suite_main(&provider, 1);
+    if (ucx_attack_count > 0) provider.announce_flood = ucx_announce_flood;
+    int failed = suite_main(&provider, 1);
+    chosen = &provider;
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(what_breaks_a_bound_ends_its_own_endpoint_and_nothing_else,
+                                        setup, teardown),
+    };
+    if (ucx_attack_count > 0)
+        failed += cmocka_run_group_tests_name("ucx attackers", tests, NULL, NULL);
+    return failed;
 }
 
 int main(int argc, char **argv)
@@ -58,6 +154,7 @@ int main(int argc, char **argv)
         if (module_find() != 0) return 5;
         return real_puppet_main(&ucx_provider, argv[2], argv[3]);
     }
+    if (argc == 4 && strcmp(argv[1], "--attack") == 0) return ucx_attack_main(argv[2], argv[3]);
     if (getenv("HM_TEST_LOG")) hm_log_set_level(HM_LOG_DEBUG);
     choose("posix,cma", "0");
     if (module_find() != 0) {
