@@ -21,8 +21,9 @@
 
 enum {
     CHUNK_OBJECTS = 16,
-    PROGRESS_MAX = 64,   /* calls before the loop has its turn */
-    IDLE_YIELDS = 200,   /* looks in a row at operations that do not move, before the timer */
+    PROGRESS_MAX = 64, /* calls in a look */
+    LOOKS_MAX = 4,     /* before the loop has its turn: a round of it costs as much as a message */
+    IDLE_YIELDS = 200, /* looks in a row at operations that do not move, before the timer */
     ARM_BUSY_MAX = 2000, /* somebody died while he wrote into our queue: do not burn the core */
 };
 #define POLL_NS_MIN (50 * HM_US)
@@ -183,22 +184,28 @@ static bool settle(struct ucx *ucx)
     return true;
 }
 
-static bool before_sleep(struct hm_hook *hook)
+/* One look: what has come, and what follows from it. */
+static unsigned look(struct ucx *ucx)
 {
-    struct ucx *ucx = hook->arg;
     unsigned moved = 0, count;
     for (unsigned i = 0; i < PROGRESS_MAX; i++, moved += count)
         if ((count = ucp_worker_progress(ucx->worker)) == 0) break;
-    moved += turn(ucx);
-    if (ucx->closing && hm_list_empty(&ucx->eps)) {
-        close_finish(ucx);
-        return false; /* done may have changed anything */
-    }
-    if (moved || !hm_list_empty(&ucx->turn_eps)) {
+    return moved + turn(ucx);
+}
+
+static bool before_sleep(struct hm_hook *hook)
+{
+    struct ucx *ucx = hook->arg;
+    for (unsigned i = 0; i < LOOKS_MAX; i++) {
+        unsigned moved = look(ucx);
+        if (ucx->closing && hm_list_empty(&ucx->eps)) {
+            close_finish(ucx);
+            return false; /* done may have changed anything */
+        }
+        if (!moved && hm_list_empty(&ucx->turn_eps)) return settle(ucx);
         ucx->idle = 0;
-        return false;
     }
-    return settle(ucx);
+    return false;
 }
 
 static void on_event(struct hm_watch *watch, int events)

@@ -35,6 +35,7 @@ static struct attacker {
     ucp_ep_h fabric;
     uint64_t token; /* the victim's */
     unsigned kind, sent;
+    bool heard;
     hm_ns began;
 } self;
 
@@ -175,7 +176,7 @@ static bool before_sleep(struct hm_hook *hook)
     (void)hook;
     if (!self.worker) return true;
     ucp_worker_progress(self.worker);
-    if (self.fabric) runs[self.kind]();
+    if (self.fabric && self.heard) runs[self.kind]();
     return false;
 }
 
@@ -188,6 +189,7 @@ static ucs_status_t on_am(void *arg, const void *header, size_t header_bytes, vo
     (void)data;
     (void)bytes;
     (void)param;
+    self.heard = true; /* its hello: it is up, for all that it knows */
     return UCS_OK;
 }
 
