@@ -82,6 +82,7 @@ static void hello_arrived(struct ucx_ep *ep, uint64_t credit)
 {
     const uint64_t credit_max = (uint64_t)1 << 40;
     if (ep->heard) {
+        hm_ucx_ep_heard(ep); /* its up() may be due: what it did first was right */
         hm_ucx_ep_fail(ep, HM_ERR_PEER_PROTOCOL);
         return;
     }

@@ -4,9 +4,11 @@
 #include "support_real.h"
 #include "support_ucx_attack.h"
 
+#include "base/loop_uv.h"
 #include "base/module.h"
 #include "transport/ucx_options.h"
 
+#include <sched.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -112,6 +114,71 @@ static int module_find(void)
     return 0;
 }
 
+/* ---- what is refused when it is opened -------------------------------------------------------- */
+
+/* In a process of its own: 0: it opened, 1: refused with a line, 2: something else. */
+static int open_result(const struct hm_ucx_options *given)
+{
+    static const struct hm_hello hello = {.wire_major = HM_WIRE_MAJOR};
+    const struct hm_transport_conf conf = {.hello = &hello,
+                                           .endpoints_max = 4,
+                                           .receive_bytes_max = MIB,
+                                           .handshake_max = HM_S,
+                                           .world = (void *)(uintptr_t)given};
+    const struct hm_transport_sink sink = {0};
+    struct hm_transport *transport = NULL;
+    struct hm_loop *loop;
+    if (hm_loop_uv_create(1, &loop) != HM_OK) return 2;
+    hm_fail_clear();
+    enum hm_status status = parts.fabric->open(&conf, loop, &sink, &transport);
+    if (status == HM_OK) return transport ? 0 : 2;
+    if (status != HM_ERR_INVALID || transport || !hm_fail_line()[0]) return 2;
+    hm_loop_uv_destroy(loop); /* asserts that nothing is left */
+    return 1;
+}
+
+static int in_child(int (*run)(const struct hm_ucx_options *given),
+                    const struct hm_ucx_options *given)
+{
+    int status, pid = fork();
+    if (pid == 0) _exit(run(given));
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 99;
+}
+
+static void tcp_that_nobody_asked_for_is_refused(void **state)
+{
+    (void)state;
+    static const char *const bad[] = {"tcp", "posix,tcp", "posix,all", "^sysv"};
+    static const char *const good[] = {"posix", "^tcp", "all", "^sysv,tcp"};
+    const struct hm_ucx_options none = {0};
+    for (size_t i = 0; i < HM_COUNT_OF(bad); i++) {
+        setenv("HM_UCX_TLS", bad[i], 1);
+        assert_int_equal(in_child(open_result, &none), 1);
+        setenv("HM_UCX_TLS", good[i], 1);
+        assert_int_equal(in_child(open_result, &none), 0);
+    }
+}
+
+/* A network of its own, whose loopback has an address that anybody may reach. */
+static int open_in_public(const struct hm_ucx_options *given)
+{
+    if (unshare(CLONE_NEWNET) != 0) return 77;
+    if (system("ip link set lo up && ip addr add 203.0.113.1/24 dev lo") != 0) return 77;
+    setenv("HM_UCX_TLS", "tcp", 1);
+    return open_result(given);
+}
+
+static void tcp_on_a_public_interface_is_refused_unless_forced(void **state)
+{
+    (void)state;
+    const struct hm_ucx_options asked = {.tcp = true}, forced = {.tcp = true, .tcp_anywhere = true};
+    int result = in_child(open_in_public, &asked);
+    if (result == 77) skip(); /* not root */
+    assert_int_equal(result, 1);
+    assert_int_equal(in_child(open_in_public, &forced), 0);
+}
+
 static const struct provider *chosen;
 
 static int setup(void **state)
@@ -164,5 +231,10 @@ int main(int argc, char **argv)
     int failed = suite_over("ucx-shm", "posix,cma", "0");
     failed += suite_over("ucx-tcp", "tcp", "0");
     failed += suite_over("ucx-shm-rendezvous", "posix,cma", "262144");
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(tcp_that_nobody_asked_for_is_refused),
+        cmocka_unit_test(tcp_on_a_public_interface_is_refused_unless_forced),
+    };
+    failed += cmocka_run_group_tests_name("ucx refusals", tests, NULL, NULL);
     return failed > 0;
 }
