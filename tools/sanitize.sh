@@ -7,8 +7,9 @@ set -eu
 cd "$(dirname "$0")/.."
 jobs=$(nproc)
 case "${1:-}" in
-address) preset=asan suites='^(unit|conformance|sim|parity|fuzz)$' ;;
-thread) preset=tsan suites='^(sched|transport|integration)$' ;;
+address) preset=asan suites='^(unit|conformance|sim|parity|fuzz)$' without='^$' ;;
+# UCX is not built with ThreadSanitizer and patches the C library's memory calls under it; its provider has one thread.
+thread) preset=tsan suites='^(sched|transport|integration)$' without='^conformance-transport-ucx$' ;;
 *)
     sed -n '2,5s/^# \{0,1\}//p' "$0" >&2
     exit 2
@@ -22,4 +23,4 @@ cmake --build "build/$preset" -j "$jobs"
 export ASAN_OPTIONS="detect_stack_use_after_return=1:strict_string_checks=1:${ASAN_OPTIONS:-}"
 export UBSAN_OPTIONS="print_stacktrace=1:halt_on_error=1"
 export TSAN_OPTIONS="halt_on_error=1:second_deadlock_stack=1:suppressions=$PWD/tools/tsan.supp"
-ctest --test-dir "build/$preset" --output-on-failure --no-tests=error -j "$jobs" -L "$suites"
+ctest --test-dir "build/$preset" --output-on-failure --no-tests=error -j "$jobs" -L "$suites" -E "$without"
