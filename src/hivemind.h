@@ -37,6 +37,14 @@ struct hm_node_options {
     const char *swarm; /* the swarm's public name; NULL: the join line's, or none */
     size_t memory_bytes_max; /* of message buffers, 16 MiB or more; 0: 2 GiB */
     int join_timeout_ms;     /* 0: 10,000 */
+    /* The fast path (UCX) to nodes that have the same key: "auto", or the devices that it may use
+     * ("mlx5_0:1,eth1"); NULL or "none": none.  Where the module is missing, "auto" goes on without
+     * it. */
+    const char *fabric;
+    const uint8_t *fabric_key; /* 32 bytes, a secret of the cluster; NULL: no fabric */
+    int fabric_tcp;            /* UCX's own TCP too, on private interfaces */
+    int fabric_public;         /* ... and on public ones: whoever reaches such a port can write into
+                                  this process */
 };
 /* Joins before it returns: a dead join line is an error here, not later. */
 int hm_node_open(const struct hm_node_options *options, struct hm_node **node);

@@ -3,6 +3,7 @@
 # steps one server is killed with SIGKILL and started again; it restores its experts from their checkpoints.
 #
 #   tools/demo.sh [SEED] [STEPS]       HM_DEMO_KILL=0: nobody is killed     HM_DEMO_KEEP=1: the folder with logs is kept
+#                                      FABRIC=1: messages go over UCX, none of DHT and experts over tcp after joining
 #
 # Everything listens on loopback at ports that the system picks; files go to a fresh folder; no process is left behind.
 set -euo pipefail
@@ -11,6 +12,11 @@ seed=${1:-0} steps=${2:-800} kill_one=${HM_DEMO_KILL:-1}
 hivemind=${HIVEMIND:-build/bin/hivemind}
 dir=$(mktemp -d "${TMPDIR:-/tmp}/hivemind-demo.XXXXXX")
 pids=()
+fabric=()
+if [ "${FABRIC:-0}" = 1 ]; then
+    (umask 077 && head -c 32 /dev/urandom >"$dir/fabric.key")
+    fabric=(--fabric auto --fabric-key "$dir/fabric.key")
+fi
 
 finish() {
     local code=$?
@@ -40,15 +46,15 @@ line_of() { # FILE PATTERN PID
 }
 
 start_dht() {
-    "$hivemind" dht --new-swarm --listen 127.0.0.1:0 --state "$dir/dht" >"$dir/dht.out" 2>"$dir/dht.err" &
+    "$hivemind" dht --new-swarm --listen 127.0.0.1:0 --state "$dir/dht" "${fabric[@]}" >"$dir/dht.out" 2>"$dir/dht.err" &
     dht=$!
     pids+=("$dht")
 }
 rows=('ffn.0.[0:4],ffn.1.[0:2]' 'ffn.1.[2:4],ffn.2.[0:3]' 'ffn.2.[3:4],ffn.3.[0:4]')
 start_server() { # NUMBER
     "$hivemind" serve --join "$join" --listen 127.0.0.1:0 --state "$dir/server$1" --experts "${rows[$1]}" \
-        --hidden 64 --rate 0.001 --seed "$seed" --save-interval 2s --lane-threads 1 --json \
-        >"$dir/server$1.out" 2>>"$dir/server$1.err" &
+        --hidden 64 --rate 0.001 --seed "$seed" --save-interval 2s --lane-threads 1 --json "${fabric[@]}" \
+        >>"$dir/server$1.out" 2>>"$dir/server$1.err" &
     server[$1]=$!
     pids+=("$!")
 }
@@ -77,14 +83,14 @@ kill_and_restart() {
 }
 
 "$hivemind" train --join "$join" --experts 'ffn.[0:4].[0:4]' --data data/digits.csv.gz --hidden 64 --layers 2 --k-best 4 \
-    --k-min 1 --steps "$steps" --seed "$seed" --events "$dir/events" --json >"$dir/train.out" &
+    --k-min 1 --steps "$steps" --seed "$seed" --events "$dir/events" --json "${fabric[@]}" >"$dir/train.out" &
 trainer=$!
 pids+=("$trainer")
 [ "$kill_one" = 0 ] || kill_and_restart "$trainer"
 wait "$trainer"
 
 field() { sed -nE "s/.*\"$2\":\"?([^,\"}]*).*/\1/p" "$1" | tail -n 1; }
-"$hivemind" status --join "$join" --json >"$dir/status"
+"$hivemind" status --join "$join" --json "${fabric[@]}" >"$dir/status"
 experts=$(grep -o '"uid":' "$dir/status" | wc -l)
 # Recovered: its five experts were restored at a step, and the trainer missed them and then had them again.
 recovered=0
@@ -101,6 +107,14 @@ accuracy=$(field "$dir/train.out" accuracy)
 result="accuracy=$accuracy seconds=$seconds rows_per_second=$(field "$dir/train.out" rows_per_second) experts=$experts"
 result="$result servers_killed=$killed servers_recovered=$recovered checkpoints=$checkpoints"
 result="$result calls_failed=$(field "$dir/train.out" calls_failed)"
+if [ ${#fabric[@]} -gt 0 ]; then
+    kill -TERM "$dht"
+    wait "$dht" || { echo "demo: the DHT node did not stop in order" >&2; exit 1; }
+    sum() { sed -nE "s/.*$1\"?[=:]([0-9]+).*/\1/p" "$dir"/*.out | awk '{ n += $1 } END { print n + 0 }'; }
+    ucx=$(sum ucx_messages) tcp=$(sum tcp_messages_after_join)
+    result="$result ucx_messages=$ucx tcp_messages_after_join=$tcp"
+    [ "$ucx" -gt 0 ] && [ "$tcp" = 0 ] || { echo "demo: not all over the fabric: $result" >&2; exit 1; }
+fi
 awk -v a="$accuracy" 'BEGIN { exit !(a >= 0.95) }' || { echo "demo: accuracy below 0.95: $result" >&2; exit 1; }
 [ "$experts" = 16 ] && [ "$checkpoints" = 16 ] && [ "$recovered" = "$killed" ] || { echo "demo: not whole: $result" >&2; exit 1; }
 echo "demo ok: $result"

@@ -144,7 +144,9 @@ static void open_on_loop(struct hm_wait *wait, void *arg)
         .requests_max = REQUESTS_MAX,
         .requests_max_per_peer = REQUESTS_MAX_PER_PEER,
     };
+    hm_node_fabric_conf(&node->fabric, &rpc);
     status = hm_rpc_open(&rpc, &node->rpc);
+    if (!status) status = hm_node_fabric_check(&node->fabric, node->rpc);
     if (status) goto done;
     struct hm_dht_conf dht = {.rpc = node->rpc,
                               .validators = hm_directory_validators,
@@ -261,6 +263,7 @@ void hm_node_close(struct hm_node *node)
     if (node->loop) hm_loop_uv_destroy(node->loop);
     if (node->device) hm_device_destroy(node->device);
     if (node->identity) hm_identity_destroy(node->identity);
+    hm_node_fabric_fini(&node->fabric);
     hm_state_unlock(node->lock_fd);
     free(node->state_dir);
     free(node);
@@ -274,6 +277,7 @@ int hm_node_open(const struct hm_node_options *options, struct hm_node **out)
     node->lock_fd = -1;
     hm_metrics_init(&node->metrics);
     enum hm_status status = read_options(node);
+    if (!status) status = hm_node_fabric_load(options, &node->fabric);
     if (!status) status = open_identity(node);
     if (!status) status = hm_device_cpu_create(&node->device);
     if (!status) status = hm_loop_uv_create(hm_rng_os_seed(), &node->loop);

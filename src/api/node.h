@@ -2,6 +2,7 @@
 #ifndef HM_API_NODE_H
 #define HM_API_NODE_H
 
+#include "api/fabric.h"
 #include "base/loop_uv.h"
 #include "base/metrics.h"
 #include "base/thread.h"
@@ -21,6 +22,7 @@ struct hm_node {
     struct hm_thread *thread;
     struct hm_metrics metrics; /* the loop's */
     struct hm_buf_pool *buffers;
+    struct hm_node_fabric fabric;
     struct hm_rpc *rpc;
     struct hm_dht *dht;
     struct hm_directory *directory;

@@ -179,6 +179,10 @@ enum hm_status hm_swarm_look(struct hm_node *node, hm_ns timeout, struct hm_swar
     enum hm_status status = HM_ERR_NO_MEMORY;
     if (swarm->expert && look.prefix) status = hm_node_run(node, look_on_loop, &look);
     free(look.prefix);
+    if (!status || status == HM_ERR_TIMED_OUT) {
+        enum hm_status paths = hm_node_paths(node, &swarm->paths);
+        if (!status) status = paths;
+    }
     return status;
 }
 
@@ -218,6 +222,19 @@ void hm_swarm_json(const struct hm_swarm *swarm, struct hm_json *json)
         hm_json_object_end(json);
     }
     hm_json_array_end(json);
+    hm_json_object_begin(json, "paths");
+    hm_json_string(json, "fabric", swarm->paths.fabric ? swarm->paths.fabric : "none");
+    hm_json_uint(json, "fabric_peers", swarm->paths.peers_fabric);
+    hm_json_uint(json, "tcp_peers", swarm->paths.peers_tcp);
+    hm_json_array_begin(json, "tcp");
+    for (unsigned i = 0; i < swarm->paths.peers_tcp && i < HM_NODE_PATHS_MAX; i++) {
+        hm_json_object_begin(json, NULL);
+        hm_json_string(json, "id", hm_node_id_text(&swarm->paths.tcp[i].node, id));
+        hm_json_string(json, "why", swarm->paths.tcp[i].path.why);
+        hm_json_object_end(json);
+    }
+    hm_json_array_end(json);
+    hm_json_object_end(json);
     hm_json_uint(json, "dht_contacts", swarm->contacts);
     hm_json_uint(json, "dht_records", swarm->records);
     hm_json_object_end(json);

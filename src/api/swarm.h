@@ -15,6 +15,7 @@ struct hm_swarm {
         *server; /* live ones, and those that experts name but whose record is gone (no addrs) */
     unsigned server_count;
     unsigned contacts, records; /* of this node's DHT */
+    struct hm_node_paths paths; /* to this node's own peers */
 };
 /* Through the directory, whose cache may be HM_DIRECTORY_REFRESH behind.  Thread: any but the
  * loop's.  HM_ERR_TIMED_OUT with what was found by then. */

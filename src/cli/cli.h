@@ -32,6 +32,9 @@ struct cli_node_conf {
     size_t memory_bytes;
     hm_ns join_timeout;
     bool new_swarm;
+    const char *fabric, *fabric_key; /* key: the file's name */
+    bool fabric_tcp, fabric_public;
+    const uint8_t *fabric_secret; /* no option: a launch's own key, where no file is given */
 };
 extern const struct hm_option
     cli_join_options[]; /* for trainers and status: they join and do not listen */
@@ -42,6 +45,12 @@ extern const unsigned cli_host_option_count;
 /* Checks what is given against each other (CLI_USAGE), opens the node (CLI_FAILED); CLI_GO_ON:
  * *node is open. */
 int cli_node_open(const struct cli_node_conf *conf, bool hosts, struct hm_node **node);
+
+/* Where the node has a fabric: how many messages of DHT and experts it has sent over it, and over tcp
+ * to peers that have proved its key, as fields that follow others: `,"ucx_messages":5,...` with
+ * json, ` ucx_messages=5 ...` without.  Else "". */
+enum { CLI_FABRIC_FIELDS_BYTES = 128 };
+const char *cli_fabric_fields(struct hm_node *node, bool json, char text[CLI_FABRIC_FIELDS_BYTES]);
 
 /* SIGINT and SIGTERM, as a flag that any thread may look at and as something to wait for.  A second
  * signal ends the process at once, unless Slurm or mpirun started it.  Stop it before the node

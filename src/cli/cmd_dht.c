@@ -16,7 +16,7 @@ static const char usage[] =
 
 int cli_dht(int argc, char **argv)
 {
-    struct cli_node_conf conf;
+    struct cli_node_conf conf = {0};
     struct hm_options options;
     struct hm_node *node = NULL;
     struct cli_stop *stop = NULL;
@@ -34,6 +34,7 @@ int cli_dht(int argc, char **argv)
             printf("%s\n", line);
             fflush(stdout);
             cli_stop_wait(stop);
+            if (cli_fabric_fields(node, false, line)[0]) printf("stopped;%s\n", line);
             code = CLI_OK;
         }
         cli_stop_end(stop);

@@ -17,7 +17,7 @@ static const char usage[] =
 
 int cli_serve(int argc, char **argv)
 {
-    struct cli_node_conf node_conf;
+    struct cli_node_conf node_conf = {0};
     struct serve_conf conf = {0};
     struct hm_options options;
     struct hm_node *node = NULL;
@@ -37,7 +37,7 @@ int cli_serve(int argc, char **argv)
         code = serve_start(node, &conf, &server);
         if (code == CLI_GO_ON) {
             cli_stop_wait(stop);
-            code = serve_end(server, &conf);
+            code = serve_end(node, server, &conf);
         }
         cli_stop_end(stop);
     }

@@ -5,11 +5,16 @@
 #include <stdio.h>
 #include <string.h>
 
-static const char usage[] = "hivemind status - the swarm as a table: servers with their load, and "
-                            "the experts that each serves.\n"
-                            "\n"
-                            "  hivemind status --join hm://...\n"
-                            "  hivemind status --join hm://... --json | jq '.experts[].uid'\n";
+static const char usage[] =
+    "hivemind status - the swarm as a table: servers with their load, and "
+    "the experts that each serves.\n"
+    "\n"
+    "  hivemind status --join hm://...\n"
+    "  hivemind status --join hm://... --json | jq '.experts[].uid'\n"
+    "  hivemind status --join hm://... --fabric-key KEY   which of its peers "
+    "this node reaches over UCX, and\n"
+    "                                                     why not the "
+    "others\n";
 
 struct status_conf {
     hm_ns timeout;
@@ -43,6 +48,14 @@ static void print_table(const struct hm_swarm *swarm, bool experts)
         served++;
         if (experts)
             printf("  %-24s %.16s\n", expert->uid.text, hm_node_id_text(&expert->server, id));
+    }
+    const struct hm_node_paths *paths = &swarm->paths;
+    if (paths->has_key) {
+        printf("this node's own peers: %u over %s, %u over tcp\n", paths->peers_fabric,
+               paths->fabric ? paths->fabric : "the fabric", paths->peers_tcp);
+        for (unsigned i = 0; i < paths->peers_tcp && i < HM_NODE_PATHS_MAX; i++)
+            printf("  %.16s  tcp: %s\n", hm_node_id_text(&paths->tcp[i].node, id),
+                   paths->tcp[i].path.why);
     }
     printf("%u servers, %u experts; this node's DHT: %u contacts, %u records\n", alive, served,
            swarm->contacts, swarm->records);

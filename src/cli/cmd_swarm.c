@@ -167,6 +167,8 @@ static void open_node(struct swarm *s, const char *join)
     struct launch *launch = &s->launch;
     bool hosts = launch->mine.role == LAUNCH_SERVER;
     s->node_conf.join = join;
+    s->node_conf.fabric_secret =
+        launch_leads(launch) ? launch->mine.fabric_key : launch->card[launch->server[0]].fabric_key;
     s->node_conf.new_swarm = hosts && !join;
     if (join) s->node_conf.join_file = NULL; /* the lead's */
     hm_fail_clear();
@@ -271,7 +273,7 @@ static int run_server(struct swarm *s)
         if (launch_leads(&s->launch)) say_up(s);
         beat_watch_serving(watch, s->stop);
         cli_stop_wait(s->stop);
-        code = serve_end(server, &s->serve);
+        code = serve_end(s->node, server, &s->serve);
     }
     beat_watch_end(watch);
     return code;

@@ -8,6 +8,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include <openssl/crypto.h>
+
 int cli_fail(int code, enum hm_status status)
 {
     fprintf(stderr, "hivemind: %s\n", hm_fail_line_of(status));
@@ -65,6 +67,38 @@ int cli_parse(struct hm_options *options, const char *usage, int argc, char **ar
          offsetof(struct cli_node_conf, memory_bytes),                                             \
          16 << 20,                                                                                 \
          1e15},                                                                                    \
+        {"fabric",                                                                                 \
+         HM_OPTION_STRING,                                                                         \
+         "auto",                                                                                   \
+         "auto|none|DEVICES",                                                                      \
+         "fast path (UCX) to nodes with the same --fabric-key: over what there is, or over these", \
+         offsetof(struct cli_node_conf, fabric),                                                   \
+         0,                                                                                        \
+         0},                                                                                       \
+        {"fabric-key",                                                                             \
+         HM_OPTION_STRING,                                                                         \
+         NULL,                                                                                     \
+         "FILE",                                                                                   \
+         "the cluster's secret, 32 bytes or 64 hex digits, mode 0600; none: no fabric",            \
+         offsetof(struct cli_node_conf, fabric_key),                                               \
+         0,                                                                                        \
+         0},                                                                                       \
+        {"fabric-tcp",                                                                             \
+         HM_OPTION_BOOL,                                                                           \
+         "false",                                                                                  \
+         NULL,                                                                                     \
+         "UCX's own TCP too, on private networks: where there is no RDMA between machines",        \
+         offsetof(struct cli_node_conf, fabric_tcp),                                               \
+         0,                                                                                        \
+         0},                                                                                       \
+        {"fabric-public",                                                                          \
+         HM_OPTION_BOOL,                                                                           \
+         "false",                                                                                  \
+         NULL,                                                                                     \
+         "... on public networks too: who reaches such a port can write into this process",        \
+         offsetof(struct cli_node_conf, fabric_public),                                            \
+         0,                                                                                        \
+         0},                                                                                       \
     {                                                                                              \
         "log", HM_OPTION_STRING, "warn", "LEVEL", "error, warn, info or debug, on stderr",         \
             offsetof(struct cli_node_conf, log), 0, 0                                              \
@@ -115,6 +149,12 @@ static enum hm_status check(const struct cli_node_conf *conf, bool hosts)
         return hm_fail(HM_ERR_INVALID,
                        "--swarm is '%.100s'; a name has 1 to %d letters, digits, '.', '-' and '_'",
                        conf->swarm, HM_SWARM_NAME_BYTES - 1);
+    bool devices = strcmp(conf->fabric, "auto") != 0 && strcmp(conf->fabric, "none") != 0;
+    if (devices && !conf->fabric_key && !conf->fabric_secret)
+        return hm_fail(
+            HM_ERR_INVALID,
+            "--fabric %.100s needs a key that all its nodes have; give --fabric-key FILE",
+            conf->fabric);
     if (conf->join) status = hm_join_parse(conf->join, &join);
     if (!status && hosts) status = hm_host_port_parse(conf->listen, -1, host, sizeof(host), &port);
     if (!status && conf->advertise)
@@ -141,7 +181,11 @@ static enum hm_status join_file_write(struct hm_node *node, const char *path)
 
 int cli_node_open(const struct cli_node_conf *conf, bool hosts, struct hm_node **node)
 {
+    uint8_t key[HM_FABRIC_KEY_BYTES];
     enum hm_status status = check(conf, hosts);
+    bool wants_fabric = strcmp(conf->fabric, "none") != 0;
+    if (!status && conf->fabric_key && wants_fabric)
+        status = hm_fabric_key_load(conf->fabric_key, key);
     if (status) return cli_fail(CLI_USAGE, status);
     struct hm_node_options options = {.state_dir = conf->state,
                                       .join = conf->join,
@@ -149,8 +193,13 @@ int cli_node_open(const struct cli_node_conf *conf, bool hosts, struct hm_node *
                                       .advertise = conf->advertise,
                                       .swarm = conf->swarm,
                                       .memory_bytes_max = conf->memory_bytes,
-                                      .join_timeout_ms = (int)(conf->join_timeout / HM_MS)};
+                                      .join_timeout_ms = (int)(conf->join_timeout / HM_MS),
+                                      .fabric = conf->fabric,
+                                      .fabric_key = conf->fabric_key ? key : conf->fabric_secret,
+                                      .fabric_tcp = conf->fabric_tcp,
+                                      .fabric_public = conf->fabric_public};
     status = hm_node_open(&options, node);
+    OPENSSL_cleanse(key, sizeof key);
     if (!status && hosts && conf->join_file) {
         status = join_file_write(*node, conf->join_file);
         if (status) {
@@ -159,4 +208,17 @@ int cli_node_open(const struct cli_node_conf *conf, bool hosts, struct hm_node *
         }
     }
     return status ? cli_fail(CLI_FAILED, status) : CLI_GO_ON;
+}
+
+const char *cli_fabric_fields(struct hm_node *node, bool json, char text[CLI_FABRIC_FIELDS_BYTES])
+{
+    struct hm_node_paths paths;
+    text[0] = 0;
+    if (hm_node_paths(node, &paths) != HM_OK || !paths.fabric) return text;
+    (void)snprintf(text, CLI_FABRIC_FIELDS_BYTES,
+                   json ? ",\"%s_messages\":%llu,\"tcp_messages_after_join\":%llu"
+                        : " %s_messages=%llu tcp_messages_after_join=%llu",
+                   paths.fabric, (unsigned long long)paths.messages,
+                   (unsigned long long)paths.messages_tcp_after_join);
+    return text;
 }

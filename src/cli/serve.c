@@ -181,16 +181,19 @@ int serve_start(struct hm_node *node, const struct serve_conf *conf, struct hm_s
     return CLI_GO_ON;
 }
 
-int serve_end(struct hm_server *server, const struct serve_conf *conf)
+int serve_end(struct hm_node *node, struct hm_server *server, const struct serve_conf *conf)
 {
+    char fabric[CLI_FABRIC_FIELDS_BYTES];
     enum hm_status status = hm_server_drain(server, (int)(conf->drain_timeout / HM_MS));
     uint64_t saved = hm_expert_server_saved_count(hm_server_inner(server));
     if (conf->part && !conf->json) printf("rank=%u ", conf->rank);
     if (conf->json)
-        printf("{\"event\":\"stopped\",\"checkpoints_written\":%llu,\"status\":\"%s\"}\n",
-               (unsigned long long)saved, hm_status_name(status));
+        printf("{\"event\":\"stopped\",\"checkpoints_written\":%llu,\"status\":\"%s\"%s}\n",
+               (unsigned long long)saved, hm_status_name(status),
+               cli_fabric_fields(node, true, fabric));
     else
-        printf("stopped; %llu checkpoints written\n", (unsigned long long)saved);
+        printf("stopped; %llu checkpoints written%s\n", (unsigned long long)saved,
+               cli_fabric_fields(node, false, fabric));
     fflush(stdout);
     hm_server_close(server);
     return status ? cli_fail(CLI_FAILED, status) : CLI_OK;

@@ -25,6 +25,6 @@ HM_MUST_CHECK enum hm_status serve_check(const struct serve_conf *conf);
  * stdout. CLI_GO_ON, or CLI_FAILED after the line. */
 int serve_start(struct hm_node *node, const struct serve_conf *conf, struct hm_server **server);
 /* Withdraws, finishes, saves; says so on stdout.  CLI_OK or CLI_FAILED. */
-int serve_end(struct hm_server *server, const struct serve_conf *conf);
+int serve_end(struct hm_node *node, struct hm_server *server, const struct serve_conf *conf);
 
 #endif

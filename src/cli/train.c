@@ -277,7 +277,7 @@ static int train(struct training *t, struct cli_progress *progress)
 static void say_result(struct training *t, struct cli_progress *progress)
 {
     struct hm_dispatch_stats stats;
-    char text[160];
+    char text[160], fabric[CLI_FABRIC_FIELDS_BYTES];
     t->look_next = 0;
     look_around(t);
     hm_dispatch_stats(t->node->dispatch, &stats);
@@ -292,14 +292,14 @@ static void say_result(struct training *t, struct cli_progress *progress)
             ? "\"accuracy\":%.4f,\"loss\":%.4f,\"steps\":%llu,\"steps_failed\":%llu,\"seconds\":%."
               "2f,"
               "\"rows_per_second\":%.0f,\"experts_alive\":%u,\"calls\":%llu,\"calls_failed\":%llu,"
-              "\"parts_failed\":%llu}\n"
+              "\"parts_failed\":%llu%s}\n"
             : "accuracy=%.4f loss=%.4f steps=%llu steps_failed=%llu seconds=%.2f "
               "rows_per_second=%.0f "
-              "experts_alive=%u calls=%llu calls_failed=%llu parts_failed=%llu\n",
+              "experts_alive=%u calls=%llu calls_failed=%llu parts_failed=%llu%s\n",
         (double)t->accuracy, (double)t->loss, (unsigned long long)t->step,
         (unsigned long long)t->steps_failed, seconds, rows_per_second(t), t->experts_alive,
         (unsigned long long)stats.calls, (unsigned long long)stats.calls_failed,
-        (unsigned long long)stats.parts_failed);
+        (unsigned long long)stats.parts_failed, cli_fabric_fields(t->node, t->conf->json, fabric));
     fflush(stdout);
 }
 
