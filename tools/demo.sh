@@ -54,7 +54,7 @@ rows=('ffn.0.[0:4],ffn.1.[0:2]' 'ffn.1.[2:4],ffn.2.[0:3]' 'ffn.2.[3:4],ffn.3.[0:
 start_server() { # NUMBER
     "$hivemind" serve --join "$join" --listen 127.0.0.1:0 --state "$dir/server$1" --experts "${rows[$1]}" \
         --hidden 64 --rate 0.001 --seed "$seed" --save-interval 2s --lane-threads 1 --json "${fabric[@]}" \
-        >>"$dir/server$1.out" 2>>"$dir/server$1.err" &
+        >"$dir/server$1.out" 2>>"$dir/server$1.err" &
     server[$1]=$!
     pids+=("$!")
 }
