@@ -212,6 +212,7 @@ static int suite_over(const char *name, const char *transports, const char *piec
     };
     if (ucx_attack_count > 0)
         failed += cmocka_run_group_tests_name("ucx attackers", tests, NULL, NULL);
+    chosen = NULL;
     return failed;
 }
 
