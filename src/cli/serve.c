@@ -119,6 +119,10 @@ enum hm_status serve_check(const struct serve_conf *conf)
                        "name the experts to host, for example --experts 'ffn.[0:4].[0:4]'");
     if (!hm_expert_kind_find(conf->kind) || !hm_optimizer_find(conf->optimizer))
         return HM_ERR_INVALID;
+    if (conf->queue_rows_max < conf->batch_rows_max)
+        return hm_fail(HM_ERR_INVALID,
+                       "--queue-rows-max %u is less than one batch (--batch-rows-max %u)",
+                       conf->queue_rows_max, conf->batch_rows_max);
     enum hm_status status = share_parse(conf, &place, &count);
     if (!status) status = expand(conf->experts, &uids, &total);
     if (!status) free(uids);
