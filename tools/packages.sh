@@ -13,7 +13,7 @@ set -eu
 
 build="gcc g++ make cmake ninja-build pkg-config libuv1-dev libssl-dev libhwloc-dev libhdf5-dev libdnnl-dev libxxhash-dev zlib1g-dev"
 test="libcmocka-dev python3 python3-h5py python3-numpy iproute2 nftables"
-cluster="libucx-dev openmpi-bin libopenmpi-dev"
+cluster="libucx-dev openmpi-bin libopenmpi-dev libpmix-dev"
 lab="slurm-wlm munge"
 check="libasan8 libubsan1 libtsan2"
 

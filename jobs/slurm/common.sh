@@ -4,8 +4,8 @@
 # scripts have no options of their own but
 #   HIVEMIND         the program; default build/bin/hivemind in the folder of sbatch
 #   HM_STATE         the folder of keys and checkpoints, shared by all nodes; default hivemind-<job> there
-#   HM_JOB_REQUEUE   1: a job that ends by its time limit or a signal puts itself back into the queue, and goes on
-#                    from its checkpoints
+#   HM_JOB_REQUEUE   1: a job that nears its time limit, or is preempted with a grace time (Slurm takes it for completed
+#                    when it ends in order), puts itself back into the queue, and goes on from its checkpoints
 # Sends no signal to srun, which would kill the step: tasks hear Slurm's TERM themselves.
 
 hivemind=${HIVEMIND:-$SLURM_SUBMIT_DIR/build/bin/hivemind}
@@ -26,14 +26,24 @@ number() {
     [ "$2" -ge "$3" ] && [ "$2" -le "$4" ] || die "$1 is $2; set it to a number from $3 to $4"
 }
 
+# answers LINE: whether a swarm's node is there.  Without the job's variables, which mean other things to `status`.
+answers() (
+    unset ${!HM_@}
+    "$hivemind" status --join "$1" --join-timeout 2s --timeout 5s >/dev/null 2>&1
+)
+
+preempted() {
+    scontrol -o show job "$SLURM_JOB_ID" | grep -q ' PreemptTime=[0-9]'
+}
+
 # run_step SRUN-ARGUMENTS...: runs the job's step to its end, also when the script is signalled meanwhile; gives its
 # exit code, or puts the job back into the queue.
 run_step() {
-    local code ended=
+    local code again=
     # scancel, preemption: Slurm tells the tasks too.
-    trap 'ended=1' TERM
+    trap 'preempted && again=1' TERM
     # --signal=B:USR1@60, before the time limit: only the script hears it.
-    trap 'ended=1; scancel --signal=TERM "$SLURM_JOB_ID"' USR1
+    trap 'again=1; scancel --signal=TERM "$SLURM_JOB_ID"' USR1
     srun "$@" &
     local step=$!
     while :; do
@@ -41,7 +51,12 @@ run_step() {
         code=$?
         kill -0 "$step" 2>/dev/null || break
     done
-    if [ -n "$ended" ] && [ "${HM_JOB_REQUEUE:-0}" = 1 ]; then
+    if [ "$code" -gt 128 ]; then # perhaps a signal's, which came as the step ended: bash remembers the step's
+        wait "$step" 2>/dev/null
+        local last=$?
+        [ "$last" = 127 ] || code=$last
+    fi
+    if [ -n "$again" ] && [ "${HM_JOB_REQUEUE:-0}" = 1 ]; then
         echo "$SLURM_JOB_NAME: ended with $code before its time; back into the queue"
         scontrol requeue "$SLURM_JOB_ID" && sleep 60
     fi

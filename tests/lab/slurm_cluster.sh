@@ -1,6 +1,6 @@
 #!/bin/bash
-# A real Slurm cluster of N "nodes" on one machine, each a set of namespaces: its own network address, host name, /tmp and
-# /dev/shm, and eight pretended GPUs.  Needs root, slurm-wlm and munge (tools/packages.sh lab).
+# A real Slurm cluster of N "nodes" on one machine, each a set of namespaces: its own network address, host name, /tmp
+# and /dev/shm, and eight pretended GPUs.  Needs root, slurm-wlm and munge (tools/packages.sh lab).
 #
 #   slurm_cluster.sh up DIR N             ready in under a second; DIR is shared by all nodes, and not under /tmp
 #   slurm_cluster.sh run DIR HOST CMD...  as if logged in on head, n1, ... nN
@@ -8,7 +8,7 @@
 #   slurm_cluster.sh cut DIR HOST         takes its network cable out;  mend DIR HOST  puts it back
 #   slurm_cluster.sh down DIR             removes all of it, also after a failed up
 #
-# Nodes are 10.90.0.11, .12, ... on a bridge that nothing else is connected to; names begin with the cluster's own prefix.
+# Nodes are 10.90.0.11, .12, ... on a bridge that nothing else is connected to; names begin with the cluster's prefix.
 # Partition "low" is preempted by "main".  KillWait is 10 s: what a job has between SIGTERM and SIGKILL.
 set -u
 command=$1 dir=$2
@@ -83,7 +83,8 @@ make_host() { # HOST ADDRESS
     ip -n "$space" addr add "$2/24" dev eth0
     ip -n "$space" link set eth0 up
     touch "$dir/ns/$1.mnt" "$dir/ns/$1.uts" "$dir/ns/$1.ipc"
-    mount="mount -t tmpfs tmpfs /tmp -o mode=1777; mount -t tmpfs tmpfs /dev/shm -o mode=1777; mount --bind $dir/hosts /etc/hosts"
+    mount="mount -t tmpfs tmpfs /tmp -o mode=1777; mount -t tmpfs tmpfs /dev/shm -o mode=1777"
+    mount="$mount; mount --bind $dir/hosts /etc/hosts"
     nsenter --net="/run/netns/$space" unshare --mount="$dir/ns/$1.mnt" --uts="$dir/ns/$1.uts" --ipc="$dir/ns/$1.ipc" \
         bash -c "hostname $1; $mount"
     inside "$1" munged --key-file="$dir/munge.key" --socket=/dev/shm/munge.sock --pid-file=/dev/shm/munged.pid \
