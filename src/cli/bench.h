@@ -1,9 +1,13 @@
-/* cli/bench.h - what a throughput benchmark runs: shared by the conductor (cmd_bench.c) and its
- * clients (bench_client.c). */
+/* cli/bench.h - the benchmarks (cmd_bench.c chooses one), and what a throughput benchmark runs:
+ * shared by the conductor (bench_throughput.c) and its clients (bench_client.c). */
 #ifndef HM_CLI_BENCH_H
 #define HM_CLI_BENCH_H
 
 #include "base/options.h"
+
+/* Each gets its own name as argv[0] and answers with an exit code. */
+int bench_throughput(int argc, char **argv);
+int bench_throughput_client(int argc, char **argv);
 
 struct bench_conf {
     const char *preset, *transport, *kind;

@@ -15,7 +15,7 @@ static const struct cli_command commands[] = {
      cli_swarm},
     {"topo", "which processors, GPU, memory and network card each thread gets here, and why",
      cli_topo},
-    {"bench", "throughput with the presets of the Python hivemind", cli_bench},
+    {"bench", "throughput, with the presets of the Python hivemind", cli_bench},
 };
 
 static void help(FILE *to)
