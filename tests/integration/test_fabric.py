@@ -30,6 +30,20 @@ def bad_keys(lab):
         check(all(word in result.err for word in words), f'... {result.err.strip()[10:]}', said)
 
 
+def bad_devices(lab):
+    key = ['--fabric-key', key_file(lab, 'key', b'k' * 32)]
+    for what, arguments, words in (
+        ('no such device', ['--fabric', 'eth9'], ["'eth9'", 'RDMA devices: ', ' lo']),
+        ('no such device with --fabric-tcp', ['--fabric', 'eth9', '--fabric-tcp'], ["'eth9'", ' lo']),
+        ('one of two', ['--fabric', 'lo,mlx5_9:1', '--fabric-tcp'], ["'mlx5_9:1'"]),
+        ('an interface without --fabric-tcp', ['--fabric', 'lo'], ['lo', '--fabric-tcp']),
+    ):
+        result = lab.run('dht', '--new-swarm', '--listen', '127.0.0.1:0', *arguments, *key)
+        said = (result.code, result.out, result.err)
+        check(result.code == 1 and re.fullmatch(r'hivemind: [^\n]+\n', result.err) and not result.out, what, said)
+        check(all(word in result.err for word in words), f'... {result.err.strip()[10:]}', said)
+
+
 def without_the_module(lab):
     key = key_file(lab, 'key', b'k' * 32)
     lab.write('ucx.so', b'no library')  # HM_MODULE_PATH goes before the folder of the build
@@ -72,6 +86,7 @@ def test(lab):
     if not os.path.exists(module):
         print('SKIP: over ucx: the module was not built', flush=True)
         return
+    bad_devices(lab)
     without_the_module(lab)
     over_ucx(lab)
 

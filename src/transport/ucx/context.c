@@ -19,6 +19,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <ucs/debug/log_def.h>
 
@@ -221,7 +222,7 @@ static enum hm_status devices_choose(const struct hm_ucx_options *options, struc
         return hm_fail(HM_ERR_INVALID,
                        "fabric over TCP on %s: it has a public address, and whoever reaches a UCX "
                        "port can write into this process; name private interfaces "
-                       "(HM_UCX_NET_DEVICES), or force it with --fabric-tcp=anywhere",
+                       "(--fabric), or force it with --fabric-public",
                        found.open);
     if (!found.wanted && !found.list[0])
         return hm_fail(HM_ERR_INVALID, "fabric over TCP: no interface has a private address; name "
@@ -233,9 +234,47 @@ static enum hm_status devices_choose(const struct hm_ucx_options *options, struc
     return HM_OK;
 }
 
+static bool rdma_exists(const char *name)
+{
+    char path[VALUE_BYTES + 64];
+    const char *port = strchr(name, ':');
+    if (!port || strchr(name, '/')) return false;
+    (void)snprintf(path, sizeof path, "/sys/class/infiniband/%.*s/ports/%s", (int)(port - name),
+                   name, port + 1);
+    return access(path, F_OK) == 0;
+}
+
+/* UCX itself opens without the devices that it does not find. */
+static enum hm_status devices_check(const struct hm_ucx_options *options)
+{
+    char rdma[VALUE_BYTES] = "", name[VALUE_BYTES];
+    struct interfaces ip = {.wanted = "all"};
+    (void)rdma_gather(rdma);
+    interfaces_gather(&ip);
+    for (const char *at = options->devices;;) {
+        int length = (int)strcspn(at, ",");
+        (void)snprintf(name, sizeof name, "%.*s", length, at);
+        bool is_ip = listed(ip.list, name);
+        if (is_ip && !options->tcp)
+            return hm_fail(HM_ERR_INVALID,
+                           "--fabric %s: that is no RDMA device (here: %s), and UCX's own TCP over "
+                           "it has to be asked for with --fabric-tcp",
+                           name, rdma[0] ? rdma : "none");
+        if (!is_ip && !rdma_exists(name) && strcmp(name, "all") != 0)
+            return hm_fail(HM_ERR_INVALID,
+                           "--fabric: there is no device '%.100s' on this machine; RDMA devices: "
+                           "%s; interfaces, with --fabric-tcp: %s",
+                           name, rdma[0] ? rdma : "none", ip.list[0] ? ip.list : "none");
+        at += length;
+        if (!*at++) return HM_OK;
+    }
+}
+
 /* UCX's own TCP is left out, unless it was asked for. */
 static enum hm_status transports_choose(const struct hm_ucx_options *options, struct choice *choice)
 {
+    enum hm_status status = options->devices ? devices_check(options) : HM_OK;
+    if (status != HM_OK) return status;
     if (options->devices) (void)snprintf(choice->devices, VALUE_BYTES, "%s", options->devices);
     if (options->tcp) return devices_choose(options, choice);
     const char *tls = given("TLS");

@@ -160,6 +160,20 @@ static void tcp_that_nobody_asked_for_is_refused(void **state)
     }
 }
 
+static void devices_that_are_not_there_are_refused(void **state)
+{
+    (void)state;
+    static const char *const bad[] = {"eth9", "mlx5_9:1", "", "lo,", "lo,eth9", "../..:1", ":"};
+    setenv("HM_UCX_TLS", "all", 1);
+    for (size_t i = 0; i < HM_COUNT_OF(bad); i++) {
+        const struct hm_ucx_options asked = {.devices = bad[i], .tcp = true};
+        if (in_child(open_result, &asked) != 1) fail_msg("'%s' was not refused", bad[i]);
+    }
+    const struct hm_ucx_options fast = {.devices = "lo"}, slow = {.devices = "lo", .tcp = true};
+    assert_int_equal(in_child(open_result, &fast), 1); /* without TCP it would carry nothing */
+    assert_int_equal(in_child(open_result, &slow), 0);
+}
+
 /* A network of its own, whose loopback has an address that anybody may reach. */
 static int open_in_public(const struct hm_ucx_options *given)
 {
@@ -234,6 +248,7 @@ int main(int argc, char **argv)
     failed += suite_over("ucx-shm-rendezvous", "posix,cma", "262144");
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(tcp_that_nobody_asked_for_is_refused),
+        cmocka_unit_test(devices_that_are_not_there_are_refused),
         cmocka_unit_test(tcp_on_a_public_interface_is_refused_unless_forced),
     };
     failed += cmocka_run_group_tests_name("ucx refusals", tests, NULL, NULL);
