@@ -89,15 +89,21 @@ function(hm_program)
   endif()
 endfunction()
 
-# perf/*.c: independent raw programs, one file each; they use libraries, never our layers.
+# perf/*.c: independent raw programs, one file each; they use libraries, never our layers.  Those of UCX only where it is.
 function(hm_perf_programs)
   file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/perf/*.c)
   add_custom_target(perf)
   foreach(source IN LISTS sources)
     get_filename_component(stem ${source} NAME_WE)
+    if(stem MATCHES "^raw_ucx_" AND NOT UCX_FOUND)
+      continue()
+    endif()
     add_executable(perf-${stem} ${source})
     add_dependencies(perf perf-${stem})
     target_link_libraries(perf-${stem} PRIVATE PkgConfig::OPENSSL DNNL::dnnl Threads::Threads m)
+    if(stem MATCHES "^raw_ucx_")
+      target_link_libraries(perf-${stem} PRIVATE PkgConfig::UCX)
+    endif()
   endforeach()
 endfunction()
 
