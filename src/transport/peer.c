@@ -10,7 +10,7 @@
  * of two that the same side dialled to the newer (a node that restarted dials anew, its old
  * connection may be dead without our knowing).
  * Invariant: peer->sender is up or NULL; a peer is in rpc->idle exactly while nothing needs it. */
-#include "transport/rpc_internal.h"
+#include "transport/rpc_fast.h"
 
 struct node_key {
     const struct hm_node_id *id;

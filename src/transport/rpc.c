@@ -10,7 +10,7 @@
  *                                                 it is gone, then done
  *
  * Invariant: rpc is freed in a turn of its own, with no function of this folder on the stack. */
-#include "transport/rpc_internal.h"
+#include "transport/rpc_fast.h"
 
 #include "base/rng.h"
 

@@ -13,7 +13,7 @@
  * Failure modes: whatever comes for a call that has ended, or over another connection, is dropped.
  * Invariants: rpc->calls has exactly the LIVE ones; a call's timer runs from hm_rpc_call to its
  * end, so a deadline always ends it. */
-#include "transport/rpc_internal.h"
+#include "transport/rpc_fast.h"
 
 enum call_state { CALL_ENDED, CALL_LIVE, CALL_ENDING };
 

@@ -8,7 +8,7 @@
  * (HM_ERR_PEER_UNREACHABLE) and a peer that lets our payloads rot after their deadlines.  down()
  * ends every call and loses every request of the connection.
  * Invariant: an endpoint without a connection (ep->user NULL) is one that we have turned away. */
-#include "transport/rpc_internal.h"
+#include "transport/rpc_fast.h"
 
 #include "base/log.h"
 

@@ -11,7 +11,7 @@
  * dropped.  The sender does not need it any more (VOID): the pull ends with HM_ERR_CANCELED.  The
  * connection ends: with HM_ERR_PEER_RESET.
  * Invariant: fast->inbounds are exactly the numbers that are seen and not taken. */
-#include "transport/rpc_internal.h"
+#include "transport/rpc_fast.h"
 
 enum { ACK_AFTER = 32 };
 #define ACK_DELAY (5 * HM_MS)
@@ -96,22 +96,6 @@ static void taken(struct hm_fast *fast, uint64_t number)
         hm_fast_ack(fast);
     else if (!hm_timer_active(&fast->ack))
         hm_timer_start(fast->rpc->loop, &fast->ack, ACK_DELAY);
-}
-
-void hm_fast_receive_ack(struct hm_conn *conn, const struct hm_rpc_header *header,
-                         const uint8_t *bits, size_t byte_count)
-{
-    struct hm_fast *fast = conn->fast;
-    uint64_t low = hm_tag_number(header->id);
-    if (!fast || hm_tag_attempt(header->id) != fast->attempt_out) return; /* of an older one */
-    HM_LIST_EACH_SAFE (link, &fast->unacked) {
-        struct hm_send *send = HM_CONTAINER_OF(link, struct hm_send, link);
-        uint64_t number = hm_tag_number(send->tag);
-        if (number >= low + 8 * byte_count) break;
-        if (number >= low && !(bits[(number - low) / 8] >> (number - low) % 8 & 1)) continue;
-        if (!send->acked) hm_send_acked(send);
-    }
-    hm_conn_flush(conn);
 }
 
 /* ---- inbounds */

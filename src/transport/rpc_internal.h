@@ -1,6 +1,6 @@
 /* transport/rpc_internal.h - what the files of rpc share: rpc.c, rpc_call.c, rpc_serve.c,
- * rpc_conn.c, rpc_send.c, rpc_wire.c, rpc_fabric*.c, peer.c and peer_dial.c.  Nobody else includes
- * it (tests and fuzzers do).
+ * rpc_conn.c, rpc_send.c, rpc_wire.c, rpc_fabric*.c (with rpc_fast.h), peer.c and peer_dial.c.
+ * Nobody else includes it (tests and fuzzers do).
  *
  * A peer has connections; a call and a request belong to the one connection that carries them and
  * die with it.  Replies go back over the connection that the request came on, so that both sides
@@ -45,6 +45,18 @@ struct hm_rpc_header {
     uint64_t tag;     /* attempt << 48 | number of a message of the fast path; 0: none */
 };
 enum { HM_RPC_TAG_BYTES = 8 };
+static inline uint64_t hm_tag(uint64_t attempt, uint64_t number)
+{
+    return attempt << 48 | number;
+}
+static inline uint64_t hm_tag_attempt(uint64_t tag)
+{
+    return tag >> 48;
+}
+static inline uint64_t hm_tag_number(uint64_t tag)
+{
+    return tag & ((UINT64_C(1) << 48) - 1);
+}
 /* Without the tag, which stands at the end: hm_rpc_header_set_tag. */
 void hm_rpc_header_encode(const struct hm_rpc_header *header, uint8_t bytes[HM_RPC_HEADER_BYTES]);
 /* Writes what is left until the deadline into an encoded request that had to wait. */
@@ -182,78 +194,6 @@ struct hm_peer {
     char why_not_fast[HM_PEER_WHY_BYTES];
 };
 
-/* The fast path of a connection, from up() of the connection to down() of both (rpc_fabric.c). */
-enum { HM_FAST_WINDOW = 4096, HM_FAST_WINDOW_WORDS = HM_FAST_WINDOW / 64 };
-enum hm_fast_state { HM_FAST_IDLE, HM_FAST_OFFERED, HM_FAST_UP, HM_FAST_LOST };
-struct hm_fast {
-    struct hm_rpc *rpc;
-    struct hm_conn *conn; /* NULL: has gone; we wait for our endpoint's down() */
-    struct hm_ep *ep;     /* NULL: none, or down */
-    enum hm_fast_state state;
-    enum hm_status why; /* LOST */
-    bool hold;          /* IDLE, OFFERED: messages wait for the first attempt */
-    bool heard_lost, never_again;
-    unsigned failures;
-    struct hm_timer hold_timer, retry, ack, tick;
-    /* Attempts; of the dialler the last one that it made, of the other side the last that it saw. */
-    uint64_t attempt, newest;
-    /* Due to be said over the connection, as soon as it takes it. */
-    struct hm_buf *offer_out;
-    size_t offer_out_bytes;
-    bool lost_due;
-    uint64_t lost_attempt;
-    enum hm_status lost_why;
-    struct hm_buf *offer_in; /* being pulled */
-    size_t offer_in_bytes;
-    uint64_t offer_in_attempt;
-
-    /* The way out.  Numbers of an attempt start at 0. */
-    bool blocked;
-    uint64_t attempt_out, next;
-    struct hm_link unacked; /* of hm_send, by number */
-    unsigned unacked_count, tagged_count;
-
-    /* The way in: everything before `low` has been taken (pulled or dropped by the user); bits of
-     * the numbers from there on, in rings. */
-    uint64_t attempt_in, low;
-    uint64_t seen[HM_FAST_WINDOW_WORDS], taken[HM_FAST_WINDOW_WORDS];
-    unsigned taken_beyond, taken_untold; /* bits in `taken`; not acknowledged yet */
-    struct hm_link inbounds;             /* of hm_fast_in: seen, not taken */
-
-    bool heard, ping_out, pong_due;
-    unsigned missed;
-    uint64_t ping_id, pong_id;
-    hm_ns ping_sent;
-};
-static inline uint64_t hm_tag(uint64_t attempt, uint64_t number)
-{
-    return attempt << 48 | number;
-}
-static inline uint64_t hm_tag_attempt(uint64_t tag)
-{
-    return tag >> 48;
-}
-static inline uint64_t hm_tag_number(uint64_t tag)
-{
-    return tag & ((UINT64_C(1) << 48) - 1);
-}
-
-/* An inbound as the user sees it, over the fast path: it survives the path (rpc_fabric_in.c). */
-struct hm_fast_in {
-    struct hm_inbound base;
-    struct hm_link link; /* fast->inbounds */
-    struct hm_rpc *rpc;
-    struct hm_fast *fast;            /* NULL: the connection has gone */
-    struct hm_inbound *real, *again; /* as it came over the fast path, and the second time */
-    uint64_t number;
-    bool pulling; /* the wire fills `into` */
-    bool waiting; /* `into` is to be filled by what comes the second time */
-    bool voided;
-    struct hm_span into;
-    hm_wire_cb done;
-    void *arg;
-};
-
 struct hm_request {
     struct hm_link link;      /* rpc->requests, or rpc->requests_gone */
     struct hm_link conn_link; /* conn->requests */
@@ -332,18 +272,14 @@ void hm_send_forget(struct hm_rpc *rpc, struct hm_send *send); /* its call has e
 void hm_conn_flush(struct hm_conn *conn);                      /* runs callbacks */
 void hm_conn_discard_queue(struct hm_conn *conn);
 void hm_conn_discard_expired(struct hm_conn *conn); /* replies that nobody waits for any more */
+void hm_send_destroy(struct hm_rpc *rpc, struct hm_send *send); /* out of its list, and free */
+void hm_send_take_out(struct hm_send *send);                    /* out of its list */
+void hm_send_put_owners(struct hm_send *send);
+/* It enters conn->queue or a wire's list: a reply counts. */
+void hm_send_held(struct hm_conn *conn, const struct hm_send *send);
+void hm_conn_count_sent(const struct hm_conn *conn, uint16_t method, bool fast);
 void hm_conn_ping(struct hm_conn *conn);
 void hm_conn_pong(struct hm_conn *conn, uint64_t id);
-/* Everything that has been on the fast path and is not acknowledged goes to the front of the queue,
- * in order; what nobody needs any more as HM_RPC_VOID. */
-void hm_conn_queue_unacked(struct hm_conn *conn);
-void hm_send_acked(struct hm_send *send);
-/* The other side can know nothing of it. */
-static inline bool hm_send_is_unsent(const struct hm_send *send)
-{
-    return send->place <= HM_SEND_QUEUE && send->tag == 0;
-}
-void hm_fast_forget_sends(struct hm_fast *fast); /* the connection has gone */
 /* More requests would take more than this connection's share of the buffers for their replies. */
 bool hm_conn_is_greedy(const struct hm_conn *conn);
 /* It is over a share, and at the pace of the last interval will be for more than another one. */
@@ -361,40 +297,6 @@ void hm_conn_fail(struct hm_conn *conn, enum hm_status why);
 /* A message from the peer, whichever way it came.  `in` is consumed. */
 void hm_conn_receive(struct hm_conn *conn, const struct hm_rpc_header *header, const void *user,
                      size_t user_bytes, struct hm_inbound *in); /* runs callbacks */
-
-/* ---- rpc_fabric.c: the fast path of a connection: attempts, and what becomes of them */
-extern const struct hm_transport_sink hm_fast_sink; /* arg is set by rpc.c */
-/* The connection is up: does it get a fast path?  Says why not, to the peer's path. */
-void hm_fast_start(struct hm_conn *conn, const struct hm_hello *hello);
-/* The connection is down.  Runs callbacks. */
-void hm_fast_orphan(struct hm_conn *conn);
-/* The endpoint is no good any more; its down() follows. */
-void hm_fast_fail(struct hm_fast *fast, enum hm_status why);
-void hm_fast_receive_offer(struct hm_conn *conn, const struct hm_rpc_header *header,
-                           struct hm_inbound *in);
-void hm_fast_receive_lost(struct hm_conn *conn, const struct hm_rpc_header *header);
-void hm_fast_flush(struct hm_fast *fast); /* what is due over the connection */
-static inline bool hm_conn_is_fast(const struct hm_conn *conn)
-{
-    return conn->fast && conn->fast->state == HM_FAST_UP;
-}
-/* Messages wait: for the first attempt, or until both sides know that the fast path is lost. */
-static inline bool hm_conn_holds(const struct hm_conn *conn)
-{
-    const struct hm_fast *fast = conn->fast;
-    if (!fast || fast->state == HM_FAST_UP) return false;
-    return fast->state == HM_FAST_LOST || fast->hold;
-}
-
-/* ---- rpc_fabric_in.c: what arrives with a tag, once */
-void hm_fast_receive_tagged(struct hm_conn *conn, const struct hm_rpc_header *header,
-                            const void *user, size_t user_bytes, struct hm_inbound *in,
-                            bool over_fabric); /* runs callbacks */
-void hm_fast_receive_ack(struct hm_conn *conn, const struct hm_rpc_header *header,
-                         const uint8_t *bits, size_t byte_count);
-void hm_fast_ack(struct hm_fast *fast);
-void hm_fast_in_reset(struct hm_fast *fast, uint64_t attempt);
-void hm_fast_in_orphan(struct hm_fast *fast); /* runs callbacks */
 
 /* ---- rpc_call.c */
 void hm_call_finish(struct hm_call *call, enum hm_status status); /* runs end() */

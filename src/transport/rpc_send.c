@@ -20,7 +20,7 @@
  * or is unacknowledged; conn->queue is empty, or the wire is blocked or full, or messages are held.
  * A tagged message is never given up but by its connection: what nobody needs any more goes as a
  * VOID in its place, since the other side may hold its header and wait for the payload. */
-#include "transport/rpc_internal.h"
+#include "transport/rpc_fast.h"
 
 size_t hm_spans_bytes(const struct hm_span *spans, unsigned count)
 {
@@ -70,7 +70,7 @@ struct hm_send *hm_send_create(struct hm_rpc *rpc, const struct hm_rpc_header *h
     return send;
 }
 
-static void owners_put(struct hm_send *send)
+void hm_send_put_owners(struct hm_send *send)
 {
     for (unsigned i = 0; i < send->span_count; i++) hm_buf_put(send->payload[i].owner);
     send->span_count = 0;
@@ -112,8 +112,7 @@ static bool has_room(const struct hm_conn *conn, bool is_reply)
 
 /* ---- records */
 
-/* It enters conn->queue or conn->wire. */
-static void reply_held(struct hm_conn *conn, const struct hm_send *send)
+void hm_send_held(struct hm_conn *conn, const struct hm_send *send)
 {
     if (send->is_reply) conn->reply_bytes += send->payload_bytes;
 }
@@ -127,7 +126,7 @@ static void reply_let_go(struct hm_conn *conn, const struct hm_send *send)
 }
 
 /* Out of its list. */
-static void take_out(struct hm_send *send)
+void hm_send_take_out(struct hm_send *send)
 {
     unsigned *count = NULL;
     if (send->place == HM_SEND_QUEUE) count = &send->conn->queue_count;
@@ -141,40 +140,26 @@ static void take_out(struct hm_send *send)
 }
 
 /* Takes it out of its list and gives its place back. */
-static void send_destroy(struct hm_rpc *rpc, struct hm_send *send)
+void hm_send_destroy(struct hm_rpc *rpc, struct hm_send *send)
 {
     if (send->place != HM_SEND_NOWHERE && send->conn) {
         reply_let_go(send->conn, send);
         send->conn->records_gone++;
     }
-    take_out(send);
+    hm_send_take_out(send);
     if (send->call) send->call->send = NULL;
     if (send->tag) send->fast->tagged_count--;
-    owners_put(send);
+    hm_send_put_owners(send);
     hm_slots_give(&rpc->send_slots, send);
-}
-
-/* Queued to be sent again, but nobody needs it any more: the other side must learn that. */
-static void send_void(struct hm_send *send)
-{
-    struct hm_rpc_header header = {.kind = HM_RPC_VOID, .method = send->method};
-    if (send->is_reply) send->conn->reply_bytes -= send->payload_bytes;
-    owners_put(send);
-    send->payload_bytes = 0;
-    hm_rpc_header_encode(&header, send->header);
-    send->header_bytes =
-        (unsigned)hm_rpc_header_set_tag(send->header, HM_RPC_HEADER_BYTES, send->tag);
-    if (send->call) send->call->send = NULL;
-    send->call = NULL;
 }
 
 void hm_send_forget(struct hm_rpc *rpc, struct hm_send *send)
 {
     if (hm_send_is_unsent(send)) {
-        send_destroy(rpc, send);
+        hm_send_destroy(rpc, send);
         return;
     }
-    if (send->place == HM_SEND_QUEUE) send_void(send);
+    if (send->place == HM_SEND_QUEUE) hm_send_void(send);
     if (send->call) send->call->send = NULL;
     send->call = NULL;
 }
@@ -185,13 +170,13 @@ void hm_conn_enqueue(struct hm_conn *conn, struct hm_send *send)
     send->place = HM_SEND_QUEUE;
     hm_list_push(&conn->queue, &send->link);
     conn->queue_count++;
-    reply_held(conn, send);
+    hm_send_held(conn, send);
 }
 
 void hm_conn_discard_queue(struct hm_conn *conn)
 {
     while (!hm_list_empty(&conn->queue))
-        send_destroy(conn->rpc, HM_CONTAINER_OF(conn->queue.next, struct hm_send, link));
+        hm_send_destroy(conn->rpc, HM_CONTAINER_OF(conn->queue.next, struct hm_send, link));
 }
 
 void hm_conn_discard_expired(struct hm_conn *conn)
@@ -201,68 +186,10 @@ void hm_conn_discard_expired(struct hm_conn *conn)
         struct hm_send *send = HM_CONTAINER_OF(link, struct hm_send, link);
         if (send->call || send->expires >= now) continue;
         if (!send->tag)
-            send_destroy(conn->rpc, send);
+            hm_send_destroy(conn->rpc, send);
         else if (send->payload_bytes > 0)
-            send_void(send);
+            hm_send_void(send);
     }
-}
-
-/* ---- records of the fast path */
-
-void hm_send_acked(struct hm_send *send)
-{
-    if (send->carried)
-        send->acked = true; /* the wire will let go of the payload in its time */
-    else
-        send_destroy(send->fast->rpc, send);
-}
-
-void hm_fast_forget_sends(struct hm_fast *fast)
-{
-    HM_LIST_EACH_SAFE (link, &fast->unacked) {
-        struct hm_send *send = HM_CONTAINER_OF(link, struct hm_send, link);
-        send->conn = NULL;
-        hm_send_acked(send);
-    }
-}
-
-static bool is_needed(const struct hm_send *send, hm_ns now)
-{
-    bool is_request = send->header[0] == HM_RPC_REQUEST;
-    return is_request ? send->call != NULL : send->expires >= now;
-}
-
-void hm_conn_queue_unacked(struct hm_conn *conn)
-{
-    struct hm_fast *fast = conn->fast;
-    hm_ns now = hm_loop_now(conn->rpc->loop);
-    while (!hm_list_empty(&fast->unacked)) {
-        struct hm_send *send = HM_CONTAINER_OF(fast->unacked.prev, struct hm_send, link);
-        HM_ASSERT(!send->carried); /* its callback came before the endpoint's down() */
-        take_out(send);
-        send->place = HM_SEND_QUEUE;
-        hm_list_push_front(&conn->queue, &send->link);
-        conn->queue_count++;
-        if (!is_needed(send, now)) send_void(send);
-    }
-}
-
-static void on_tagged_done(void *arg, enum hm_status status)
-{
-    struct hm_send *send = arg;
-    struct hm_conn *conn = send->conn;
-    (void)status; /* the acknowledgement tells */
-    send->carried = false;
-    if (send->acked) send_destroy(send->fast->rpc, send);
-    if (conn && conn->state == HM_CONN_UP) hm_conn_flush(conn);
-}
-
-/* The window keeps what the other side must remember bounded. */
-static bool window_is_open(const struct hm_fast *fast)
-{
-    if (hm_list_empty(&fast->unacked)) return true;
-    const struct hm_send *oldest = HM_CONTAINER_OF(fast->unacked.next, struct hm_send, link);
-    return fast->next - hm_tag_number(oldest->tag) < HM_FAST_WINDOW;
 }
 
 /* The wire has let go of a payload.  What became of a request its reply tells; a reply whose
@@ -272,7 +199,7 @@ static void on_wire_done(void *arg, enum hm_status status)
     struct hm_send *send = arg;
     struct hm_conn *conn = send->conn;
     (void)status;
-    send_destroy(conn->rpc, send);
+    hm_send_destroy(conn->rpc, send);
     if (conn->state == HM_CONN_UP) hm_conn_flush(conn);
 }
 
@@ -281,7 +208,7 @@ static bool wire_free(const struct hm_conn *conn)
     const struct hm_fast *fast = conn->fast;
     if (hm_conn_holds(conn)) return false;
     if (hm_conn_is_fast(conn))
-        return !fast->blocked && fast->unacked_count < HM_RPC_WIRE_MAX && window_is_open(fast);
+        return !fast->blocked && fast->unacked_count < HM_RPC_WIRE_MAX && hm_fast_has_room(fast);
     return !conn->blocked && conn->wire_count < HM_RPC_WIRE_MAX;
 }
 
@@ -291,7 +218,7 @@ enum hm_rpc_class hm_rpc_class_of(uint16_t method)
     return method < HM_METHOD_EXPERT_INFO ? HM_CLASS_DHT : HM_CLASS_EXPERT;
 }
 
-static void count_sent(const struct hm_conn *conn, uint16_t method, bool fast)
+void hm_conn_count_sent(const struct hm_conn *conn, uint16_t method, bool fast)
 {
     struct hm_rpc *rpc = conn->rpc;
     enum hm_rpc_class class = hm_rpc_class_of(method);
@@ -300,65 +227,25 @@ static void count_sent(const struct hm_conn *conn, uint16_t method, bool fast)
     if (!fast && conn->fast && class != HM_CLASS_CONTROL) rpc->sent_control_after_join.value++;
 }
 
-/* Over the fast path, where it gets its tag; or, with the tag that it has, once more over the
- * connection.  The record stays. */
-static enum hm_status send_tagged(struct hm_conn *conn, struct hm_send *send)
-{
-    struct hm_fast *fast = conn->fast;
-    bool first = send->tag == 0;
-    const struct hm_transport_ops *ops = first ? conn->rpc->conf.fabric : conn->rpc->conf.transport;
-    unsigned bare_bytes = send->header_bytes;
-    uint64_t tag = first ? hm_tag(fast->attempt_out, fast->next) : send->tag;
-    if (first) send->header_bytes = (unsigned)hm_rpc_header_set_tag(send->header, bare_bytes, tag);
-    bool carried = send->payload_bytes > 0;
-    enum hm_status status =
-        ops->send(first ? fast->ep : conn->ep, send->header, send->header_bytes, send->payload,
-                  send->span_count, carried ? on_tagged_done : NULL, send);
-    if (status != HM_OK) {
-        if (first) {
-            hm_rpc_header_clear_tag(send->header);
-            send->header_bytes = bare_bytes;
-        }
-        return status;
-    }
-    if (first) {
-        send->fast = fast;
-        send->tag = tag;
-        fast->next++;
-        fast->tagged_count++;
-    }
-    if (send->place == HM_SEND_QUEUE)
-        take_out(send);
-    else
-        reply_held(conn, send);
-    send->conn = conn;
-    send->carried = carried;
-    send->place = HM_SEND_UNACKED;
-    hm_list_push(&fast->unacked, &send->link);
-    fast->unacked_count++;
-    count_sent(conn, send->method, first);
-    return HM_OK;
-}
-
 /* A record goes on the wire: to conn->wire if it has a payload (and is given back otherwise). */
 static enum hm_status send_put_on_wire(struct hm_conn *conn, struct hm_send *send)
 {
-    if (send->tag || hm_conn_is_fast(conn)) return send_tagged(conn, send);
+    if (send->tag || hm_conn_is_fast(conn)) return hm_fast_send(conn, send);
     bool tracked = send->payload_bytes > 0;
     enum hm_status status =
         conn->rpc->conf.transport->send(conn->ep, send->header, send->header_bytes, send->payload,
                                         send->span_count, tracked ? on_wire_done : NULL, send);
     if (status != HM_OK) return status;
-    count_sent(conn, send->method, false);
+    hm_conn_count_sent(conn, send->method, false);
     if (!tracked) {
-        send_destroy(conn->rpc, send);
+        hm_send_destroy(conn->rpc, send);
         return HM_OK;
     }
     if (send->place == HM_SEND_QUEUE)
-        take_out(send);
+        hm_send_take_out(send);
     else
-        reply_held(conn, send);
-    owners_put(send); /* the wire has its own references */
+        hm_send_held(conn, send);
+    hm_send_put_owners(send); /* the wire has its own references */
     send->conn = conn;
     send->place = HM_SEND_WIRE;
     hm_list_push(&conn->wire, &send->link);
@@ -392,7 +279,7 @@ enum hm_status hm_conn_send(struct hm_conn *conn, const struct hm_rpc_header *he
         size_t byte_count = header_encode(bytes, header, user_header, user_bytes);
         enum hm_status status =
             conn->rpc->conf.transport->send(conn->ep, bytes, byte_count, NULL, 0, NULL, NULL);
-        if (status == HM_OK) count_sent(conn, header->method, false);
+        if (status == HM_OK) hm_conn_count_sent(conn, header->method, false);
         if (status != HM_ERR_BUSY) return status;
         conn->blocked = true;
         free_wire = false;
@@ -405,7 +292,7 @@ enum hm_status hm_conn_send(struct hm_conn *conn, const struct hm_rpc_header *he
         enum hm_status status = send_put_on_wire(conn, send);
         if (status == HM_OK) return HM_OK;
         if (!wire_refused(conn, status)) {
-            send_destroy(conn->rpc, send);
+            hm_send_destroy(conn->rpc, send);
             return status;
         }
     }
@@ -461,7 +348,7 @@ static void send_refused(struct hm_conn *conn, struct hm_send *send, enum hm_sta
 {
     struct hm_call *call = send->call;
     bool is_reply = send->is_reply || send->tag;
-    send_destroy(conn->rpc, send);
+    hm_send_destroy(conn->rpc, send);
     if (call) hm_call_finish(call, status);
     if (is_reply) hm_conn_fail(conn, HM_ERR_PEER_RESET); /* the other side would wait in vain */
 }
@@ -475,10 +362,10 @@ void hm_conn_flush(struct hm_conn *conn)
         struct hm_send *send = HM_CONTAINER_OF(conn->queue.next, struct hm_send, link);
         if (!send_refresh(conn, send)) {
             if (!send->tag) {
-                send_destroy(conn->rpc, send);
+                hm_send_destroy(conn->rpc, send);
                 continue;
             }
-            send_void(send);
+            hm_send_void(send);
         }
         enum hm_status status = send_put_on_wire(conn, send);
         if (status == HM_OK || wire_refused(conn, status)) continue;
