@@ -18,8 +18,6 @@
 #include "moe/directory_cache.h"
 #include "moe/grow.h"
 
-#include <inttypes.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -238,11 +236,8 @@ static bool gather_servers(struct op *op)
     }
     if (!hm_grow(&op->server, &op->server_capacity, distinct + 1, sizeof(struct hm_page *)))
         return false;
-    for (size_t i = 0; i < distinct; i++) {
-        struct hm_dht_id key;
-        hm_directory_server_key(&op->owner[i], &key);
-        op->server[i] = hm_page_get(op->directory->cache, HM_PAGE_SERVER, &key);
-    }
+    for (size_t i = 0; i < distinct; i++)
+        op->server[i] = hm_page_get_server(op->directory->cache, &op->owner[i]);
     op->server_count = (unsigned)distinct;
     return true;
 }
@@ -286,10 +281,9 @@ static unsigned fill_providers(struct op *op, const struct hm_page *page, const 
     for (unsigned i = 0; i < page->child_count; i++) {
         const struct hm_page_child *child = &page->child[i];
         struct hm_page *server = server_page(op, &child->server);
-        char uid[HM_UID_BYTES + 16];
         if (child->expires <= now || !server || !hm_page_alive(cache, server, suspects)) continue;
-        snprintf(uid, sizeof uid, "%s%" PRIu32, prefix, child->coordinate);
-        if (hm_directory_cache_expert_suspected(cache, &child->server, uid)) continue;
+        if (hm_directory_cache_expert_suspected(cache, &child->server, prefix, child->coordinate))
+            continue;
         if (count == 0 || provider[count - 1].coordinate != child->coordinate)
             provider[count++] = (struct hm_provider){.coordinate = child->coordinate};
         provider_add(op, &provider[count - 1], server);
@@ -345,10 +339,8 @@ enum hm_status hm_directory_children(struct hm_directory *directory, const char 
         return hm_fail(HM_ERR_NO_MEMORY, "no memory for a look-up of %u prefixes", prefix_count);
     }
     for (unsigned i = 0; i < prefix_count; i++) {
-        struct hm_dht_id key;
         strcpy(op->prefix[i], prefixes[i]); /* its length was checked above */
-        hm_directory_expert_key(prefixes[i], &key);
-        op->page[i] = hm_page_get(directory->cache, HM_PAGE_EXPERTS, &key);
+        op->page[i] = hm_page_get_experts(directory->cache, prefixes[i]);
         if (!op->page[i]) {
             op_put(op);
             return hm_fail(
@@ -399,9 +391,7 @@ enum hm_status hm_directory_servers(struct hm_directory *directory, const struct
         return hm_fail(HM_ERR_NO_MEMORY, "no memory for a look-up of %u servers", count);
     }
     for (unsigned i = 0; i < count; i++) {
-        struct hm_dht_id key;
-        hm_directory_server_key(&nodes[i], &key);
-        op->server[i] = hm_page_get(directory->cache, HM_PAGE_SERVER, &key);
+        op->server[i] = hm_page_get_server(directory->cache, &nodes[i]);
         op->info[i].node = nodes[i];
     }
     op->server_count = count;
@@ -434,9 +424,7 @@ enum hm_status hm_directory_names(struct hm_directory *directory, hm_ns deadline
     struct op *op = op_get(directory, NAMES, deadline, arg);
     if (!op) return hm_fail(HM_ERR_BUSY, "more than %d look-ups of the directory at once", OPS_MAX);
     op->cb.names = cb;
-    struct hm_dht_id key;
-    hm_directory_names_key(&key);
-    struct hm_page *page = hm_page_get(directory->cache, HM_PAGE_NAMES, &key);
+    struct hm_page *page = hm_page_get_names(directory->cache);
     if (!page || !hm_grow(&op->page, &op->page_capacity, 1, sizeof(struct hm_page *))) {
         if (page) hm_page_put(page);
         op_put(op);

@@ -18,6 +18,8 @@
 
 #include "base/assert.h"
 
+#include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -55,6 +57,7 @@ struct hm_directory_cache {
     struct fetch *gathering;
     struct expert_suspect suspect[EXPERT_SUSPECTS_MAX];
     unsigned suspect_next;
+    hm_ns suspects_until; /* none is younger: mostly there are none at all */
 };
 
 enum hm_status hm_directory_cache_create(struct hm_dht *dht, struct hm_loop *loop,
@@ -110,23 +113,28 @@ void hm_directory_cache_destroy(struct hm_directory_cache *cache)
 
 /* ---- pages ----------------------------------------------------------------------------------- */
 
-static uint64_t key_hash(const struct hm_dht_id *key)
+struct about { /* what a page is about */
+    enum hm_page_kind kind;
+    const void *bytes;
+    size_t byte_count;
+};
+
+static uint64_t about_hash(const struct about *about)
 {
-    uint64_t hash; /* a digest already */
-    memcpy(&hash, key->byte, sizeof hash);
-    return hash;
+    return hm_hash(about->bytes, about->byte_count, about->kind);
 }
 
 static bool page_is(const struct hm_map_node *node, const void *key)
 {
     const struct hm_page *page = HM_CONTAINER_OF(node, const struct hm_page, node);
-    return memcmp(&page->key, key, sizeof page->key) == 0;
+    const struct about *about = key;
+    return page->kind == about->kind && page->about_bytes == about->byte_count &&
+           memcmp(page->about, about->bytes, about->byte_count) == 0;
 }
 
-static struct hm_page *find_page(const struct hm_directory_cache *cache,
-                                 const struct hm_dht_id *key)
+static struct hm_page *find_page(const struct hm_directory_cache *cache, const struct about *about)
 {
-    struct hm_map_node *node = hm_map_find(&cache->map, key_hash(key), page_is, key);
+    struct hm_map_node *node = hm_map_find(&cache->map, about_hash(about), page_is, about);
     return node ? HM_CONTAINER_OF(node, struct hm_page, node) : NULL;
 }
 
@@ -142,23 +150,50 @@ static bool make_room(struct hm_directory_cache *cache)
     return false;
 }
 
-struct hm_page *hm_page_get(struct hm_directory_cache *cache, enum hm_page_kind kind,
-                            const struct hm_dht_id *key)
+static void page_key(const struct about *about, struct hm_dht_id *key)
 {
-    struct hm_page *page = find_page(cache, key);
+    switch (about->kind) {
+    case HM_PAGE_EXPERTS: hm_directory_expert_key(about->bytes, key); break;
+    case HM_PAGE_SERVER: hm_directory_server_key(about->bytes, key); break;
+    case HM_PAGE_NAMES: hm_directory_names_key(key); break;
+    }
+}
+
+static struct hm_page *page_get(struct hm_directory_cache *cache, const struct about *about)
+{
+    struct hm_page *page = find_page(cache, about);
     if (!page) {
+        HM_ASSERT(about->byte_count <= sizeof page->about);
         if (!make_room(cache)) return NULL;
         page = calloc(1, sizeof *page);
         if (!page) return NULL;
-        page->key = *key;
-        page->kind = kind;
+        page->kind = about->kind;
+        page->about_bytes = (uint8_t)about->byte_count;
+        memcpy(page->about, about->bytes, about->byte_count);
+        page_key(about, &page->key);
         hm_list_init(&page->lru);
-        hm_map_insert(&cache->map, &page->node, key_hash(key));
+        hm_map_insert(&cache->map, &page->node, about_hash(about));
     }
     hm_list_remove(&page->lru);
     hm_list_push(&cache->lru, &page->lru);
     page->pins++;
     return page;
+}
+
+struct hm_page *hm_page_get_experts(struct hm_directory_cache *cache, const char *prefix)
+{
+    return page_get(cache, &(struct about){HM_PAGE_EXPERTS, prefix, strlen(prefix)});
+}
+
+struct hm_page *hm_page_get_server(struct hm_directory_cache *cache,
+                                   const struct hm_node_id *server)
+{
+    return page_get(cache, &(struct about){HM_PAGE_SERVER, server, sizeof *server});
+}
+
+struct hm_page *hm_page_get_names(struct hm_directory_cache *cache)
+{
+    return page_get(cache, &(struct about){HM_PAGE_NAMES, "", 0});
 }
 
 void hm_page_put(struct hm_page *page)
@@ -398,9 +433,7 @@ void hm_page_fetch_end(struct hm_directory_cache *cache)
 void hm_directory_cache_suspect(struct hm_directory_cache *cache, const struct hm_node_id *server,
                                 hm_ns hold)
 {
-    struct hm_dht_id key;
-    hm_directory_server_key(server, &key);
-    struct hm_page *page = hm_page_get(cache, HM_PAGE_SERVER, &key);
+    struct hm_page *page = hm_page_get_server(cache, server);
     if (!page) return;
     hm_ns now = hm_loop_now(cache->loop);
     if (page->suspect_until > now) { /* calls of one batch fail together: one suspicion */
@@ -422,9 +455,8 @@ void hm_directory_cache_suspect(struct hm_directory_cache *cache, const struct h
 
 void hm_directory_cache_trust(struct hm_directory_cache *cache, const struct hm_node_id *server)
 {
-    struct hm_dht_id key;
-    hm_directory_server_key(server, &key);
-    struct hm_page *page = find_page(cache, &key);
+    struct hm_page *page =
+        find_page(cache, &(struct about){HM_PAGE_SERVER, server, sizeof *server});
     if (!page) return;
     page->suspect_until = 0;
     page->suspect_hold = 0;
@@ -436,13 +468,17 @@ void hm_directory_cache_suspect_expert(struct hm_directory_cache *cache,
     struct expert_suspect *suspect = &cache->suspect[cache->suspect_next++ % EXPERT_SUSPECTS_MAX];
     suspect->server = *server;
     memcpy(suspect->uid, uid->text, sizeof suspect->uid);
-    suspect->until = hm_loop_now(cache->loop) + EXPERT_HOLD;
+    suspect->until = cache->suspects_until = hm_loop_now(cache->loop) + EXPERT_HOLD;
 }
 
 bool hm_directory_cache_expert_suspected(const struct hm_directory_cache *cache,
-                                         const struct hm_node_id *server, const char *uid)
+                                         const struct hm_node_id *server, const char *prefix,
+                                         uint32_t coordinate)
 {
     hm_ns now = hm_loop_now(cache->loop);
+    char uid[HM_UID_BYTES + 16];
+    if (cache->suspects_until <= now) return false;
+    snprintf(uid, sizeof uid, "%s%" PRIu32, prefix, coordinate);
     for (unsigned i = 0; i < EXPERT_SUSPECTS_MAX; i++) {
         const struct expert_suspect *suspect = &cache->suspect[i];
         if (suspect->until > now && hm_node_id_equal(&suspect->server, server) &&

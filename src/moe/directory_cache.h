@@ -20,6 +20,8 @@ struct hm_page { /* one dictionary of the DHT */
     struct hm_link lru;
     struct hm_dht_id key;
     enum hm_page_kind kind;
+    uint8_t about[HM_UID_BYTES]; /* what it is found by: the prefix, or the server's id */
+    uint8_t about_bytes;
     unsigned pins; /* operations and fetches that hold it */
     bool fetching;
     enum hm_status status; /* of the last fetch */
@@ -49,9 +51,12 @@ HM_MUST_CHECK enum hm_status hm_directory_cache_create(struct hm_dht *dht, struc
                                                        void (*fetched)(void *arg), void *arg,
                                                        struct hm_directory_cache **cache);
 void hm_directory_cache_destroy(struct hm_directory_cache *cache);
-/* Finds or makes a page, and pins it; NULL: the table is full of pinned ones, or no memory. */
-struct hm_page *hm_page_get(struct hm_directory_cache *cache, enum hm_page_kind kind,
-                            const struct hm_dht_id *key);
+/* Finds or makes a page, and pins it; NULL: the table is full of pinned ones, or no memory.
+ * Cost: a page that is there is found without its key of the DHT, which is a digest. */
+struct hm_page *hm_page_get_experts(struct hm_directory_cache *cache, const char *prefix);
+struct hm_page *hm_page_get_server(struct hm_directory_cache *cache,
+                                   const struct hm_node_id *server);
+struct hm_page *hm_page_get_names(struct hm_directory_cache *cache);
 void hm_page_put(struct hm_page *page);
 bool hm_page_usable(const struct hm_directory_cache *cache, const struct hm_page *page);
 /* Gathers pages to fetch where they are worth it: not usable, or not fresh.  _end sends what was
@@ -66,7 +71,9 @@ void hm_directory_cache_suspect(struct hm_directory_cache *cache, const struct h
 void hm_directory_cache_trust(struct hm_directory_cache *cache, const struct hm_node_id *server);
 void hm_directory_cache_suspect_expert(struct hm_directory_cache *cache,
                                        const struct hm_node_id *server, const struct hm_uid *uid);
+/* The uid is `prefix` and `coordinate`. */
 bool hm_directory_cache_expert_suspected(const struct hm_directory_cache *cache,
-                                         const struct hm_node_id *server, const char *uid);
+                                         const struct hm_node_id *server, const char *prefix,
+                                         uint32_t coordinate);
 
 #endif
