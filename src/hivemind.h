@@ -153,13 +153,14 @@ struct hm_server_options {
     unsigned lane_threads;                   /* 0: all that the lane's place has */
 };
 struct hm_expert_options {
-    const char *kind; /* NULL: "ffn" */
+    const char *kind; /* "ffn", "nop", "nop_delay"; NULL: "ffn" */
     uint32_t hidden;
     const char *optimizer; /* NULL: "adam" */
     float rate;            /* learning rate; 0: 0.001 */
     float clip_norm;       /* 0: no clipping */
     float weight_decay;
     uint64_t seed;
+    uint32_t delay_us; /* nop_delay: what a batch takes, asleep */
 };
 int hm_server_open(struct hm_node *node, const struct hm_server_options *options,
                    struct hm_server **server);

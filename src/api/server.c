@@ -109,7 +109,8 @@ int hm_server_host(struct hm_server *server, const char *pattern,
                                   .rate = options->rate > 0 ? options->rate : 1e-3f,
                                   .clip_norm = options->clip_norm,
                                   .weight_decay = options->weight_decay,
-                                  .seed = options->seed};
+                                  .seed = options->seed,
+                                  .delay = options->delay_us * HM_US};
     for (unsigned i = 0; i < count && !status; i++) {
         uint64_t step;
         status = hm_expert_server_host(server->server, &uids[i], &conf, &step);

@@ -22,7 +22,8 @@ void hm_thread_join(struct hm_thread *thread); /* waits, then frees */
 /* Names the calling thread: equal only within one thread.  For assertions about who calls. */
 uintptr_t hm_thread_here(void);
 
-/* For set-up that blocks before there is a loop: time that never jumps, and letting it pass. */
+/* For set-up that blocks before there is a loop, and for lanes: time that never jumps, and letting it
+ * pass. */
 hm_ns hm_thread_clock(void);
 void hm_thread_sleep(hm_ns duration);
 

@@ -18,7 +18,8 @@ const struct hm_option serve_options[] = {
     {"share", HM_OPTION_STRING, "0/1", "I/N",
      "host the I-th of N parts of the experts only, counted from 0", AT(share), 0, 0},
     {"kind", HM_OPTION_STRING, "ffn", "KIND",
-     "what the experts compute: ffn, or nop (gives back its input)", AT(kind), 0, 0},
+     "what the experts compute: ffn, nop (gives back its input), or nop_delay (sleeps as well)",
+     AT(kind), 0, 0},
     {"hidden", HM_OPTION_U32, "1024", "COLUMNS", "features of a row, in and out", AT(hidden), 1,
      65536},
     {"optimizer", HM_OPTION_STRING, "adam", "NAME", "sgd, adam or adamw", AT(optimizer), 0, 0},
@@ -28,6 +29,8 @@ const struct hm_option serve_options[] = {
     {"weight-decay", HM_OPTION_F32, "0", "DECAY", "of sgd and adamw", AT(weight_decay), 0, 10},
     {"seed", HM_OPTION_U64, "0", "SEED",
      "of new experts' parameters; the same seed gives the same experts", AT(seed), 0, 0},
+    {"delay", HM_OPTION_DURATION, NULL, "TIME", "what a batch of a nop_delay takes", AT(delay),
+     1e-6, 60},
     {"device", HM_OPTION_STRING, "auto", "NAME", "where they run: auto or cpu", AT(device), 0, 0},
     {"lane-threads", HM_OPTION_U32, "0", "COUNT", "threads that compute; 0: one a processor",
      AT(lane_threads), 0, 1024},
@@ -94,7 +97,8 @@ static enum hm_status host(struct hm_server *server, const struct serve_conf *co
                                        .rate = conf->rate,
                                        .clip_norm = conf->clip_norm,
                                        .weight_decay = conf->weight_decay,
-                                       .seed = conf->seed};
+                                       .seed = conf->seed,
+                                       .delay_us = (uint32_t)(conf->delay / HM_US)};
     struct hm_uid *uids;
     unsigned total, place, count;
     enum hm_status status = share_parse(conf, &place, &count);
@@ -119,6 +123,11 @@ enum hm_status serve_check(const struct serve_conf *conf)
                        "name the experts to host, for example --experts 'ffn.[0:4].[0:4]'");
     if (!hm_expert_kind_find(conf->kind) || !hm_optimizer_find(conf->optimizer))
         return HM_ERR_INVALID;
+    bool sleeps = strcmp(conf->kind, "nop_delay") == 0;
+    if (sleeps != (conf->delay > 0))
+        return hm_fail(HM_ERR_INVALID, sleeps ? "--kind nop_delay needs the time that a batch "
+                                                "takes: --delay 2ms"
+                                              : "--delay belongs to --kind nop_delay");
     if (conf->queue_rows_max < conf->batch_rows_max)
         return hm_fail(HM_ERR_INVALID,
                        "--queue-rows-max %u is less than one batch (--batch-rows-max %u)",

@@ -9,7 +9,7 @@ struct serve_conf {
     uint32_t hidden, batch_rows_max, queue_rows_max, lane_threads;
     float rate, clip_norm, weight_decay;
     uint64_t seed;
-    hm_ns save_interval, drain_timeout;
+    hm_ns save_interval, drain_timeout, delay;
     bool json;
     /* No options: what a swarm's launch adds. */
     unsigned share_place, share_count; /* count 0: as `share` says */

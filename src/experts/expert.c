@@ -33,14 +33,15 @@ struct hm_expert {
     uint64_t step;
 };
 
-static const struct hm_expert_kind *const kinds[] = {&hm_kind_ffn, &hm_kind_nop};
+static const struct hm_expert_kind *const kinds[] = {&hm_kind_ffn, &hm_kind_nop,
+                                                     &hm_kind_nop_delay};
 
 const struct hm_expert_kind *hm_expert_kind_find(const char *name)
 {
     for (size_t i = 0; i < HM_COUNT_OF(kinds); i++) {
         if (strcmp(kinds[i]->name, name) == 0) return kinds[i];
     }
-    (void)hm_fail(HM_ERR_INVALID, "'%s' is no kind of expert; use ffn or nop", name);
+    (void)hm_fail(HM_ERR_INVALID, "'%s' is no kind of expert; use ffn, nop or nop_delay", name);
     return NULL;
 }
 

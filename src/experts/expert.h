@@ -7,19 +7,21 @@
 #ifndef HM_EXPERTS_EXPERT_H
 #define HM_EXPERTS_EXPERT_H
 
+#include "base/loop.h"
 #include "experts/device.h"
 
 enum { HM_EXPERT_UID_BYTES = 128, HM_PARAMETERS_MAX = 64, HM_SLOTS_MAX = 2 };
 
 struct hm_expert;
 struct hm_expert_conf {
-    const char *kind;      /* "ffn", "nop" */
+    const char *kind;      /* "ffn", "nop", "nop_delay" */
     uint32_t hidden;       /* columns of a row, in and out */
     const char *optimizer; /* "sgd", "adam", "adamw" */
     float rate;            /* learning rate */
     float clip_norm;       /* gradients of a larger global norm are scaled down to it; 0: never */
     float weight_decay;    /* adamw, sgd */
     float momentum;        /* sgd */
+    hm_ns delay;           /* nop_delay: what a batch takes */
     uint64_t seed;         /* of the first parameters: equal seeds and uids give equal experts */
 };
 /* One parameter tensor: a range of the flat parameter array, with the name it has in checkpoints
@@ -34,6 +36,7 @@ struct hm_plan {
     unsigned parameter_count;
     struct hm_parameter parameter[HM_PARAMETERS_MAX];
     size_t parameter_elements;
+    hm_ns delay; /* nop_delay */
     /* forward and backward; the lane's arena holds batch_rows_max times this */
     size_t scratch_bytes_per_row;
 };

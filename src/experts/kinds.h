@@ -5,6 +5,6 @@
 
 #include "experts/expert.h"
 
-extern const struct hm_expert_kind hm_kind_ffn, hm_kind_nop;
+extern const struct hm_expert_kind hm_kind_ffn, hm_kind_nop, hm_kind_nop_delay;
 
 #endif

@@ -3,6 +3,7 @@
 
 #include "base/assert.h"
 #include "base/rng.h"
+#include "base/thread.h"
 #include "experts/expert.h"
 
 #include <math.h>
@@ -178,6 +179,8 @@ static void a_conf_that_makes_no_sense_is_refused_with_a_line(void **state)
         {{.kind = "ffn", .hidden = 0, .optimizer = "sgd"}, "e.0", "hidden=0"},
         {{.kind = "ffn", .hidden = 1u << 30, .optimizer = "sgd"}, "e.0", "hidden=1073741824"},
         {{.kind = "nop", .hidden = 0, .optimizer = "sgd"}, "e.0", "hidden=0"},
+        {{.kind = "nop_delay", .hidden = 8, .optimizer = "sgd"}, "e.0", "--delay"},
+        {{.kind = "nop_delay", .hidden = 8, .optimizer = "sgd", .delay = 61 * HM_S}, "e.0", "60 s"},
         {{.kind = "ffn", .hidden = 8, .optimizer = "sgd", .rate = NAN}, "e.0", "rate"},
         {{.kind = "ffn", .hidden = 8, .optimizer = "sgd", .rate = -1.0f}, "e.0", "rate"},
         {{.kind = "ffn", .hidden = 8, .optimizer = "sgd", .clip_norm = INFINITY}, "e.0", "clip"},
@@ -211,6 +214,24 @@ static void nop_gives_back_its_rows_and_counts_steps(void **state)
     assert_memory_equal(b.out_data, b.x_data, 3 * HIDDEN * sizeof(float));
     assert_int_equal(hm_expert_step(b.expert), 0);
     assert_ok(hm_expert_backward(b.expert, &b.exec, &b.x, &b.dy, &b.out));
+    assert_memory_equal(b.out_data, b.dy_data, 3 * HIDDEN * sizeof(float));
+    assert_int_equal(hm_expert_step(b.expert), 1);
+    bench_fini(&b);
+}
+
+static void nop_delay_gives_back_its_rows_and_no_batch_takes_less_than_its_delay(void **state)
+{
+    (void)state;
+    const struct hm_expert_conf conf = {
+        .kind = "nop_delay", .hidden = HIDDEN, .optimizer = "sgd", .delay = 3 * HM_MS};
+    struct bench b;
+    bench_init(&b, &conf, 3);
+    hm_ns before = hm_thread_clock();
+    assert_ok(hm_expert_forward(b.expert, &b.exec, &b.x, &b.out));
+    hm_ns between = hm_thread_clock();
+    assert_memory_equal(b.out_data, b.x_data, 3 * HIDDEN * sizeof(float));
+    assert_ok(hm_expert_backward(b.expert, &b.exec, &b.x, &b.dy, &b.out));
+    assert_true(between - before >= conf.delay && hm_thread_clock() - between >= conf.delay);
     assert_memory_equal(b.out_data, b.dy_data, 3 * HIDDEN * sizeof(float));
     assert_int_equal(hm_expert_step(b.expert), 1);
     bench_fini(&b);
@@ -389,6 +410,7 @@ int main(void)
         cmocka_unit_test(first_parameters_are_pytorchs_defaults),
         cmocka_unit_test(a_conf_that_makes_no_sense_is_refused_with_a_line),
         cmocka_unit_test(nop_gives_back_its_rows_and_counts_steps),
+        cmocka_unit_test(nop_delay_gives_back_its_rows_and_no_batch_takes_less_than_its_delay),
         cmocka_unit_test(forward_changes_nothing_and_backward_steps_once),
         cmocka_unit_test(training_towards_a_target_lowers_the_loss),
         cmocka_unit_test(a_strangers_nan_is_his_fault_and_steps_nothing),
