@@ -1,42 +1,33 @@
 #!/bin/bash
-# A real Slurm cluster of N "nodes" on one machine, each a set of namespaces: its own network address, host name, /tmp
-# and /dev/shm, and eight pretended GPUs.  Needs root, slurm-wlm and munge (tools/packages.sh lab).
+# A real Slurm cluster of N "nodes" on one machine, each a set of namespaces: its own network address, host name, /tmp,
+# /dev/shm and /sys, and eight pretended GPUs.  Needs slurm-wlm and munge (tools/packages.sh lab), and is run in a machine
+# of its own (own_machine in tests/support/hivemind_lab.py): everything here ends with that.
 #
-#   slurm_cluster.sh up DIR N             ready in under a second; DIR is shared by all nodes, and not under /tmp
-#   slurm_cluster.sh run DIR HOST CMD...  as if logged in on head, n1, ... nN
+#   slurm_cluster.sh up DIR N FOLDER...   ready in under a second; DIR and the FOLDERs are shared by all nodes
+#   slurm_cluster.sh run DIR HOST CMD...  as if logged in on head, n1, ... nN; in DIR
 #   slurm_cluster.sh kill DIR HOST        ends every process of a node at once, as a power cut would
 #   slurm_cluster.sh cut DIR HOST         takes its network cable out;  mend DIR HOST  puts it back
-#   slurm_cluster.sh down DIR             removes all of it, also after a failed up
+#   slurm_cluster.sh down DIR             ends it
 #
-# Nodes are 10.90.0.11, .12, ... on a bridge that nothing else is connected to; names begin with the cluster's prefix.
+# Nodes are 10.90.0.11, .12, ... on a bridge that nothing else is connected to.
 # Partition "low" is preempted by "main".  KillWait is 10 s: what a job has between SIGTERM and SIGKILL.
-set -u
+set -eu
 command=$1 dir=$2
-prefix=hml$(printf %s "$dir" | cksum | cut -c1-5)
-
-namespace() { echo "$prefix$1"; }
 
 inside() { # HOST CMD...
     local host=$1
     shift
-    SLURM_CONF=$dir/slurm.conf nsenter --mount="$dir/ns/$host.mnt" --uts="$dir/ns/$host.uts" --ipc="$dir/ns/$host.ipc" \
-        --net="/run/netns/$(namespace "$host")" --wdns="$PWD" "$@"
-}
-
-hosts() {
-    echo head
-    cat "$dir/nodes" 2>/dev/null
+    SLURM_CONF=$dir/slurm.conf nsenter --target="$(cat "$dir/keeper/$host")" --mount --uts --ipc --net --wdns="$dir" "$@"
 }
 
 configure() { # N
-    seq -f n%g "$1" >"$dir/nodes"
     echo "127.0.0.1 localhost" >"$dir/hosts"
     echo "10.90.0.1 head" >>"$dir/hosts"
     for i in $(seq "$1"); do echo "10.90.0.$((10 + i)) n$i" >>"$dir/hosts"; done
     head -c 128 /dev/urandom >"$dir/munge.key"
     chmod 600 "$dir/munge.key"
-    for gpu in $(seq 0 7); do mknod "$dir/dev/gpu$gpu" c 1 3; done # /dev/null by another name
-    echo "NodeName=n[1-$1] Name=gpu Type=h100 File=$dir/dev/gpu[0-7]" >"$dir/gres.conf"
+    echo "NodeName=n[1-$1] Name=gpu Type=h100 File=/dev/shm/gpu[0-7]" >"$dir/gres.conf"
+    echo "CgroupPlugin=cgroup/v1" >"$dir/cgroup.conf" # used by nothing here, but not to be looked for
     cat >"$dir/slurm.conf" <<CONF
 ClusterName=lab
 SlurmctldHost=head
@@ -74,62 +65,105 @@ PartitionName=low Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=0
 CONF
 }
 
-make_host() { # HOST ADDRESS
-    local space bridge mount
-    space=$(namespace "$1") bridge=$(namespace br)
-    ip netns add "$space" && ip -n "$space" link set lo up
-    ip -n "$bridge" link add "v$1" type veth peer name eth0 netns "$space"
-    ip -n "$bridge" link set "v$1" master br0 up
-    ip -n "$space" addr add "$2/24" dev eth0
-    ip -n "$space" link set eth0 up
-    touch "$dir/ns/$1.mnt" "$dir/ns/$1.uts" "$dir/ns/$1.ipc"
-    mount="mount -t tmpfs tmpfs /tmp -o mode=1777; mount -t tmpfs tmpfs /dev/shm -o mode=1777"
-    mount="$mount; mount --bind $dir/hosts /etc/hosts"
-    nsenter --net="/run/netns/$space" unshare --mount="$dir/ns/$1.mnt" --uts="$dir/ns/$1.uts" --ipc="$dir/ns/$1.ipc" \
-        bash -c "hostname $1; $mount"
-    inside "$1" munged --key-file="$dir/munge.key" --socket=/dev/shm/munge.sock --pid-file=/dev/shm/munged.pid \
+# An empty PLACE of this node's own, in which the shared FOLDERs under it are seen all the same.
+empty() { # PLACE FOLDER...
+    local place=$1 folder
+    shift
+    mount -t tmpfs -o mode=1777 tmpfs "$dir/new"
+    for folder in "$@"; do
+        case $folder in "$place"/*)
+            mkdir -p "$dir/new/${folder#"$place"/}"
+            mount --bind "$folder" "$dir/new/${folder#"$place"/}"
+            ;;
+        esac
+    done
+    mount --move "$dir/new" "$place"
+}
+
+# The first process of a host, in its namespaces, which it keeps.  (A mount namespace kept by a file would do, but Linux
+# 6.18 refuses some: it compares numbers that every processor draws for itself.)
+keep() { # HOST FOLDER...
+    local host=$1
+    shift
+    hostname "$host"
+    empty /dev/shm "$@"
+    empty /tmp "$@"
+    mount --bind "$dir/hosts" /etc/hosts
+    for gpu in $(seq 0 7); do
+        touch "/dev/shm/gpu$gpu"
+        mount --bind /dev/null "/dev/shm/gpu$gpu"
+    done
+    echo $$ >"$dir/keeper/$host"
+    exec sleep infinity
+}
+
+make_host() { # HOST ADDRESS FOLDER...
+    local host=$1 address=$2
+    shift 2
+    ip netns add "$host"
+    ip -n "$host" link set lo up
+    ip -n bridge link add "v$host" type veth peer name eth0 netns "$host"
+    ip -n bridge link set "v$host" master br0 up
+    ip -n "$host" addr add "$address/24" dev eth0
+    ip -n "$host" link set eth0 up
+    # ip also shows it the /sys of its own network.
+    ip netns exec "$host" unshare --mount --uts --ipc "$0" keep "$dir" "$host" "$@" </dev/null >>"$dir/log/keeper" 2>&1 &
+    for _ in $(seq 500); do
+        [ ! -s "$dir/keeper/$host" ] || break
+        sleep 0.02
+    done
+    [ -s "$dir/keeper/$host" ] || return 1
+    inside "$host" munged --key-file="$dir/munge.key" --socket=/dev/shm/munge.sock --pid-file=/dev/shm/munged.pid \
         --log-file=/dev/shm/munged.log --seed-file=/dev/shm/munge.seed
 }
 
-up() { # N
-    mkdir -p "$dir"/{state,log,ns,dev}
+up() { # N FOLDER...
+    local count=$1
+    shift
+    mkdir -p "$dir"/{state,log,keeper,new}
     chmod 755 "$dir"
-    mount --bind "$dir/ns" "$dir/ns" && mount --make-private "$dir/ns" # namespaces are kept as mounts here
-    configure "$1"
-    ip netns add "$(namespace br)"
-    ip -n "$(namespace br)" link add br0 type bridge
-    ip -n "$(namespace br)" link set br0 up
-    make_host head 10.90.0.1
-    for i in $(seq "$1"); do make_host "n$i" "10.90.0.$((10 + i))"; done
+    configure "$count"
+    ip netns add bridge
+    ip -n bridge link add br0 type bridge
+    ip -n bridge link set br0 up
+    make_host head 10.90.0.1 "$dir" "$@"
+    for i in $(seq "$count"); do make_host "n$i" "10.90.0.$((10 + i))" "$dir" "$@"; done
     inside head slurmctld -f "$dir/slurm.conf"
-    for i in $(seq "$1"); do inside "n$i" slurmd -f "$dir/slurm.conf"; done
-    for try in $(seq 200); do
-        [ "$(inside head sinfo -h -p main -N -o %T 2>/dev/null | grep -c idle)" = "$1" ] && return 0
+    for i in $(seq "$count"); do inside "n$i" slurmd -f "$dir/slurm.conf"; done
+    for _ in $(seq 600); do
+        [ "$(inside head sinfo -h -p main -N -o %T 2>/dev/null | grep -c idle)" = "$count" ] && return 0
         sleep 0.1
     done
-    echo "slurm_cluster: the nodes are not idle after 20 s; see $dir/log" >&2
+    echo "slurm_cluster: the nodes are not idle after 60 s" >&2
     return 1
 }
 
 kill_host() {
-    for pid in $(ip netns pids "$(namespace "$1")" 2>/dev/null); do kill -9 "$pid" 2>/dev/null; done
+    local pid keeper
+    keeper=$(cat "$dir/keeper/$1")
+    for pid in $(ip netns pids "$1"); do
+        [ "$pid" = "$keeper" ] || kill -9 "$pid" 2>/dev/null || true
+    done
 }
 
 down() {
-    for host in $(hosts) br; do
+    local host
+    for host in $(ls "$dir/keeper"); do
         kill_host "$host"
-        ip netns del "$(namespace "$host")" 2>/dev/null
-        for kind in mnt uts ipc; do umount "$dir/ns/$host.$kind" 2>/dev/null; done
+        kill -9 "$(cat "$dir/keeper/$host")"
     done
-    umount "$dir/ns" 2>/dev/null
-    return 0
 }
 
 case $command in
-up) up "$3" ;;
+up)
+    trap '[ $? = 0 ] || tail -n 20 "$dir"/log/* >&2' EXIT
+    shift 2 && up "$@"
+    ;;
+keep) shift 2 && keep "$@" ;;
 run) shift 2 && inside "$@" ;;
 kill) kill_host "$3" ;;
-cut) ip -n "$(namespace br)" link set "v$3" down ;;
-mend) ip -n "$(namespace br)" link set "v$3" up ;;
+cut) ip -n bridge link set "v$3" down ;;
+mend) ip -n bridge link set "v$3" up ;;
 down) down ;;
+*) exit 2 ;;
 esac

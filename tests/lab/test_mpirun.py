@@ -8,7 +8,7 @@ import shutil
 import signal
 import time
 
-from hivemind_lab import DIGITS, HIVEMIND, SLOW, Failed, Process, check, checkpoints, run_test, skip, until
+from hivemind_lab import DIGITS, HIVEMIND, SLOW, Failed, Process, check, checkpoints, own_machine, run_test, skip, until
 
 EXPERTS, COUNT = 'ffn.[0:4].[0:4]', 16
 MPIRUN = ['mpirun', '--oversubscribe', '--bind-to', 'none', '--enable-recovery', '--mca', 'odls_base_sigkill_timeout',
@@ -77,18 +77,28 @@ def run_up(run, servers, trainers):
     print(f'figure: {run.name}: up in {max(map(float, took)):.2f} s', flush=True)
 
 
-def steps(run, count):
-    until(lambda: any(int(step) >= count for step in re.findall(r'^(\d+)/\d+ ', run.err, re.MULTILINE)),
-          f'{count} steps: {run.err[-400:]}',
-          90 * SLOW)
+def steps(run, events, count):
+    """Waits until a trainer has done so many; `events` is what --events was."""
+
+    def look():
+        if not run.running():
+            raise Failed(f'{run.name} ended with {run.popen.returncode}: {run.err[-800:]}')
+        for path in glob.glob(f'{events}.rank*'):
+            with open(path, encoding='utf-8') as file:
+                if sum(1 for _ in file) >= count:
+                    return True
+        return False
+
+    until(look, f'{count} steps: {run.err[-400:]}', 90 * SLOW)
 
 
 def a_killed_rank_takes_no_other_along(lab, victim, what, survivors):
     state = state_of(lab, f'kill{victim}')
-    run = mpirun(lab, 6, '--servers', 4, '--steps', 200, '--trainer-timeout', '5s', '--state', state,
+    events = lab.path(f'events{victim}')
+    run = mpirun(lab, 6, '--servers', 4, '--steps', 200, '--trainer-timeout', '5s', '--state', state, '--events', events,
                  name=f'kill{victim}')
     run_up(run, servers=4, trainers=2)
-    steps(run, 10)
+    steps(run, events, 10)
     os.kill(rank_pid(state, victim), signal.SIGKILL)
     code = run.wait(180 * SLOW)
     check(code == 0, f'SIGKILL of {what}: mpirun --enable-recovery ends with 0', (code, run.err[-800:]))
@@ -100,9 +110,10 @@ def a_killed_rank_takes_no_other_along(lab, victim, what, survivors):
 
 def sigterm_to_mpirun_saves(lab):
     state = state_of(lab, 'term')
-    run = mpirun(lab, 4, '--servers', 3, '--steps', 10**6, '--state', state, name='term')
+    events = lab.path('events-term')
+    run = mpirun(lab, 4, '--servers', 3, '--steps', 10**6, '--state', state, '--events', events, name='term')
     run_up(run, servers=3, trainers=1)
-    steps(run, 10)
+    steps(run, events, 10)
     run.signal(signal.SIGTERM)  # mpirun: CONT, 8 s, TERM to the ranks, 8 s, KILL
     run.wait(30 * SLOW)
     saved = {}
@@ -174,6 +185,7 @@ def test(lab):
     what_is_missing_is_said(lab)
 
 
+own_machine(required=False)
 started = time.monotonic()
 run_test(test)
 print(f'figure: all of it in {time.monotonic() - started:.0f} s', flush=True)

@@ -1,5 +1,4 @@
-"""The batch scripts of jobs/slurm in a real Slurm cluster of four nodes, each in namespaces of its own
-(slurm_cluster.sh).
+"""The batch scripts of jobs/slurm in a Slurm cluster of four nodes.
 
 A swarm trains to the demo's accuracy; scancel saves every expert within the grace time; a requeued job restores them; a
 node that dies has its server come back on another one; two nodes and a GPU each see their own GPUs.
@@ -7,99 +6,10 @@ node that dies has its server come back on another one; two nodes and a GPU each
 import json
 import os
 import re
-import shutil
-import subprocess
-import tempfile
 import time
 
-from hivemind_lab import DIGITS, HIVEMIND, SLOW, SOURCE, Failed, check, checkpoints, run_test, skip, until
-
-NODES = 4
-EXPERTS, COUNT = 'ffn.[0:4].[0:4]', 16
-SCRIPTS = os.path.join(SOURCE, 'jobs', 'slurm')
-GRACE_S = 10  # the cluster's KillWait
-
-
-class Cluster:
-    def __init__(self):
-        # Every node sees it: not under /tmp, which each has for itself.
-        self.dir = tempfile.mkdtemp(prefix='lab-', dir=os.path.dirname(os.path.dirname(HIVEMIND)))
-        os.chmod(self.dir, 0o755)
-        self.script = os.path.join(SOURCE, 'tests', 'lab', 'slurm_cluster.sh')
-
-    def call(self, command, *arguments, seconds=60):
-        return subprocess.run([self.script, command, self.dir, *map(str, arguments)], capture_output=True, text=True,
-                              timeout=seconds, check=False)
-
-    def up(self):
-        result = self.call('up', NODES)
-        if result.returncode != 0:
-            raise Failed(f'the cluster does not come up: {result.stderr}')
-
-    def down(self):
-        self.call('down')
-        shutil.rmtree(self.dir, ignore_errors=True)
-
-    def run(self, *argv, host='head', environment=None):
-        names = {name: value for name, value in os.environ.items() if not name.startswith('HM_')}
-        return subprocess.run([self.script, 'run', self.dir, host, *map(str, argv)], capture_output=True, text=True,
-                              timeout=60,
-                              check=False, cwd=self.dir, env=names | {k: str(v) for k,
-                                                                      v in (environment or {}).items()})
-
-    def submit(self, script, *options, **variables):
-        """Runs jobs/slurm/<script> with HM_... variables; the job."""
-        variables = {'HIVEMIND': HIVEMIND, 'HM_JOBS': SCRIPTS, 'HM_EXPERTS': EXPERTS, 'HM_HIDDEN': 64,
-                     'HM_DATA': DIGITS,
-                     'HM_LANE_THREADS': 1, 'HM_BOOTSTRAP_TIMEOUT': '60s'} | variables
-        result = self.run('sbatch', '--parsable', '-o', f'{self.dir}/%x-%A-%a.out', *options,
-                          os.path.join(SCRIPTS, script),
-                          environment=variables)
-        if result.returncode != 0:
-            raise Failed(f'sbatch {script}: {result.stderr}')
-        return Job(self, result.stdout.strip(), script)
-
-
-class Job:
-    def __init__(self, cluster, number, script):
-        self.cluster, self.number, self.script = cluster, number, script
-        self.started = time.monotonic()
-
-    def out(self):
-        """What it has printed so far, all array tasks together."""
-        text = ''
-        for name in sorted(os.listdir(self.cluster.dir)):
-            if re.search(rf'-{self.number}-\d+\.out$', name):
-                with open(os.path.join(self.cluster.dir, name), encoding='utf-8', errors='replace') as file:
-                    text += file.read()
-        return text
-
-    def show(self, task=''):
-        """Slurm's record as a dictionary; {} for a job that it has forgotten."""
-        text = self.cluster.run('scontrol', '-o', 'show', 'job', f'{self.number}{task}').stdout
-        return dict(re.findall(r'(\w+)=(\S*)', text.splitlines()[0] if text else ''))
-
-    def says(self, pattern, times=1, seconds=60 * SLOW):
-        def look():
-            found = re.findall(pattern, self.out())
-            return found if len(found) >= times else None
-        try:
-            return until(look, f'{self.script} says {pattern} {times} times', seconds)
-        except Failed as failure:
-            raise Failed(f'{failure}; it said: {self.out()[-2000:]}; {self.show()}') from None
-
-    def ended(self, seconds=120 * SLOW):
-        """Waits for its end; its state and exit code."""
-        final = ('COMPLETED', 'FAILED', 'CANCELLED', 'TIMEOUT', 'NODE_FAIL', 'PREEMPTED')
-        until(lambda: self.show().get('JobState') in final, f'{self.script} ends: {self.out()[-1500:]}', seconds)
-        return self.show()
-
-    def cancel(self):
-        self.cluster.run('scancel', self.number)
-
-
-def accuracies(text):
-    return [float(found) for found in re.findall(r'accuracy=([0-9.]+) ', text)]
+from hivemind_lab import HIVEMIND, SLOW, SOURCE, check, checkpoints, until
+from slurm_lab import COUNT, GRACE_S, accuracies, in_slurm, steps_of
 
 
 def a_swarm_trains(cluster):
@@ -114,13 +24,6 @@ def a_swarm_trains(cluster):
     hosts = {line for line in re.findall(r'@(10\.90\.0\.\d+):', job.out())}
     check(hosts == {'10.90.0.11'}, "the first node's server leads", hosts)
     print(f'figure: submit to accuracy {min(found):.3f} in {took:.1f} s', flush=True)
-
-
-def steps_of(state):
-    found = {}
-    for rank in sorted(os.listdir(state)):
-        found |= checkpoints(os.path.join(state, rank))
-    return found
 
 
 def scancel_saves_and_the_next_restores(cluster):
@@ -215,17 +118,7 @@ def wrong_options_are_refused(cluster):
               (record, job.out()))
 
 
-def test(lab):
-    if os.geteuid() != 0:
-        skip('namespaces need root')
-    missing = [name for name in ('slurmctld', 'slurmd', 'munged', 'mpirun', 'ip', 'nsenter') if not shutil.which(name)]
-    if missing:
-        skip(f'{", ".join(missing)} not installed (tools/packages.sh lab)')
-    if not os.path.exists(os.path.join(os.path.dirname(os.path.dirname(HIVEMIND)), 'lib', 'hivemind', 'mpi.so')):
-        skip('hivemind was built without Open MPI (tools/packages.sh cluster)')
-    cluster = Cluster()
-    lab.cleanups.callback(cluster.down)
-    cluster.up()
+def test(cluster):
     a_swarm_trains(cluster)
     scancel_saves_and_the_next_restores(cluster)
     the_time_limits_warning_requeues(cluster)
@@ -234,4 +127,4 @@ def test(lab):
     a_dead_nodes_server_comes_back(cluster)
 
 
-run_test(test)
+in_slurm(test)

@@ -71,6 +71,36 @@ def run_test(test):
         sys.exit(1)
 
 
+def own_machine(required=True):
+    """Goes on in mount, process and network namespaces of this test's own: nothing outside is in its way or sees its
+    names, and what it starts and mounts ends with it, however it ends.  Without root it skips, or (not required) goes
+    on as it is."""
+    if 'HM_OWN_MACHINE' in os.environ:
+        return
+    flags = ['--mount', '--pid', '--net', '--ipc', '--uts', '--fork', '--kill-child', '--mount-proc']
+    # The first process has to take in what loses its parent: a shell does.  /sys shows a network's cards.
+    begin = (
+        'mount -t sysfs sysfs /sys && mkdir -p /run/netns && mount -t tmpfs tmpfs /run/netns && ip link set lo up && '
+        'ip netns add probe && ip -n probe link add v0 type veth peer name v1 && ip -n probe link add b0 type bridge && '
+        'ip netns del probe'
+    )
+    reason = 'namespaces need root'
+    if os.geteuid() == 0:
+        try:
+            probe = subprocess.run(
+                ['unshare', *flags, 'bash', '-c', begin], capture_output=True, text=True, check=False, timeout=30
+            )
+            reason = f'no namespaces here: {probe.stderr.strip()}' if probe.returncode else ''
+        except (OSError, subprocess.TimeoutExpired) as error:
+            reason = f'no namespaces here: {error}'
+    if reason and required:
+        skip(reason)
+    if reason:
+        return
+    os.environ['HM_OWN_MACHINE'] = '1'
+    os.execvp('unshare', ['unshare', *flags, 'bash', '-c', begin + '; "$@"; exit $?', 'bash', sys.executable, *sys.argv])
+
+
 def _clean_environment():
     """Without HM_...: those are options of the program.  ASAN_OPTIONS and the like stay."""
     return {name: value for name, value in os.environ.items() if not name.startswith('HM_')}
