@@ -163,8 +163,12 @@ function(hm_script_tests)
     get_filename_component(directory ${script} DIRECTORY)
     get_filename_component(suite ${directory} NAME)
     string(REPLACE "test_" "" stem ${stem})
+    set(seconds 300)
+    if(suite STREQUAL "lab")
+      set(seconds 600)
+    endif()
     add_test(NAME ${suite}-${stem} COMMAND ${HM_PYTHON} ${script})
-    set_tests_properties(${suite}-${stem} PROPERTIES LABELS "${suite}" TIMEOUT $<IF:$<STREQUAL:${suite},lab>,600,300> SKIP_RETURN_CODE 77
+    set_tests_properties(${suite}-${stem} PROPERTIES LABELS "${suite}" TIMEOUT ${seconds} SKIP_RETURN_CODE 77
       ENVIRONMENT "HIVEMIND=${CMAKE_BINARY_DIR}/bin/hivemind;HM_BUILD_DIR=${CMAKE_BINARY_DIR};HM_SANITIZED=${HM_SANITIZE};PYTHONPATH=${CMAKE_SOURCE_DIR}/tests/support;OMP_WAIT_POLICY=passive")
   endforeach()
 endfunction()
