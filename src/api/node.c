@@ -161,8 +161,10 @@ static void open_on_loop(struct hm_wait *wait, void *arg)
     struct hm_directory_conf directory = {.dht = node->dht, .rpc = node->rpc};
     status = hm_directory_create(&directory, &node->directory);
     if (status) goto done;
-    struct hm_dispatch_conf dispatch = {
-        .rpc = node->rpc, .directory = node->directory, .priority = HM_PRIORITY_TRAINING};
+    struct hm_dispatch_conf dispatch = {.rpc = node->rpc,
+                                        .directory = node->directory,
+                                        .priority = HM_PRIORITY_TRAINING,
+                                        .metrics = &node->metrics};
     status = hm_dispatch_create(&dispatch, &node->dispatch);
 done:
     hm_wait_end(wait, status);

@@ -121,7 +121,8 @@ static enum hm_status same_shape(const struct hm_array *a, const struct hm_array
 int hm_remote_expert_forward(struct hm_remote_expert *expert, const struct hm_array *x,
                              struct hm_array *y, int timeout_ms)
 {
-    struct expert_op op = {.expert = expert,
+    struct expert_op op = {.op.asked = hm_loop_clock(expert->node->loop),
+                           .expert = expert,
                            .timeout = hm_node_timeout(timeout_ms, CALL_TIMEOUT_STANDARD_MS)};
     enum hm_status status = hm_array_tensor(x, &op.x);
     if (!status) status = hm_array_tensor(y, &op.out);
@@ -132,7 +133,8 @@ int hm_remote_expert_forward(struct hm_remote_expert *expert, const struct hm_ar
 int hm_remote_expert_backward(struct hm_remote_expert *expert, const struct hm_array *x,
                               const struct hm_array *dy, struct hm_array *dx, int timeout_ms)
 {
-    struct expert_op op = {.expert = expert,
+    struct expert_op op = {.op.asked = hm_loop_clock(expert->node->loop),
+                           .expert = expert,
                            .timeout = hm_node_timeout(timeout_ms, CALL_TIMEOUT_STANDARD_MS)};
     enum hm_status status = hm_array_tensor(x, &op.x);
     if (!status) status = hm_array_tensor(dy, &op.dy);

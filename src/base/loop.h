@@ -6,7 +6,7 @@
  * keep their timers in base/timer_heap.h.  Nothing above base/ may call clock_gettime, rand, usleep
  * or a blocking syscall on the loop thread.
  *
- * Thread: everything here belongs to the loop's thread, except post. */
+ * Thread: everything here belongs to the loop's thread, except post and clock. */
 #ifndef HM_BASE_LOOP_H
 #define HM_BASE_LOOP_H
 
@@ -72,6 +72,8 @@ enum hm_random_stream {
 struct hm_loop;
 struct hm_loop_ops {
     hm_ns (*now)(struct hm_loop *loop); /* frozen during one callback */
+    /* Never frozen, and safe from any thread: for measuring, not for deciding. */
+    hm_ns (*clock)(struct hm_loop *loop);
     /* Since 1970, only for record expiry and logs; may jump. */
     int64_t (*wall_ns)(struct hm_loop *loop);
     uint64_t (*random)(struct hm_loop *loop, enum hm_random_stream stream);
@@ -84,7 +86,7 @@ struct hm_loop_ops {
     HM_MUST_CHECK enum hm_status (*watch)(struct hm_loop *loop, struct hm_watch *watch, int events);
     void (*hook)(struct hm_loop *loop, struct hm_hook *hook);
     void (*unhook)(struct hm_loop *loop, struct hm_hook *hook);
-    /* The only function safe from any thread; FIFO a thread. */
+    /* Safe from any thread; FIFO a thread. */
     void (*post)(struct hm_loop *loop, struct hm_post *post);
     /* For modules that ask "are we still inside a user's call?": turns only grow, one for every
      * batch of callbacks. */
@@ -97,6 +99,10 @@ struct hm_loop {
 static inline hm_ns hm_loop_now(struct hm_loop *loop)
 {
     return loop->ops->now(loop);
+}
+static inline hm_ns hm_loop_clock(struct hm_loop *loop)
+{
+    return loop->ops->clock(loop);
 }
 static inline int64_t hm_loop_wall_ns(struct hm_loop *loop)
 {

@@ -85,6 +85,12 @@ hm_ns hm_loop_uv_clock(void)
     return clock_ns(CLOCK_MONOTONIC);
 }
 
+static hm_ns loop_clock(struct hm_loop *base)
+{
+    (void)base;
+    return hm_loop_uv_clock();
+}
+
 static int64_t loop_wall_ns(struct hm_loop *base)
 {
     (void)base;
@@ -373,6 +379,7 @@ static void on_check(uv_check_t *check)
 
 static const struct hm_loop_ops loop_uv_ops = {
     .now = loop_now,
+    .clock = loop_clock,
     .wall_ns = loop_wall_ns,
     .random = loop_random,
     .timer_start = loop_timer_start,

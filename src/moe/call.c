@@ -32,6 +32,7 @@ void hm_call_head_encode(const struct hm_call_head *head, struct hm_writer *writ
     hm_write_u32(writer, head->table_bytes);
     hm_write_u64(writer, head->incarnation);
     hm_write_u64(writer, head->sequence);
+    if (head->flags) hm_write_u8(writer, head->flags);
 }
 
 enum hm_status hm_call_head_decode(const void *bytes, size_t byte_count, struct hm_call_head *head)
@@ -50,7 +51,11 @@ enum hm_status hm_call_head_decode(const void *bytes, size_t byte_count, struct 
     decoded.table_bytes = hm_read_u32(&reader);
     decoded.incarnation = hm_read_u64(&reader);
     decoded.sequence = hm_read_u64(&reader);
+    bool has_flags = hm_reader_left(&reader) > 0;
+    decoded.flags = has_flags ? hm_read_u8(&reader) : 0;
     if (!hm_reader_ended(&reader)) return HM_ERR_PEER_PROTOCOL;
+    if (has_flags && (decoded.flags == 0 || decoded.flags & ~(unsigned)HM_CALL_FLAGS))
+        return HM_ERR_PEER_PROTOCOL;
     if (decoded.pass > HM_PASS_BACKWARD || decoded.priority >= HM_CALL_PRIORITIES ||
         decoded.sequence == 0 || decoded.row_count == 0 || decoded.part_count == 0 ||
         decoded.table_bytes == 0 || decoded.table_bytes % HM_CALL_ALIGN != 0 ||
@@ -238,6 +243,8 @@ void hm_call_answer_encode(const struct hm_call_answer *answer, struct hm_writer
     hm_write_u64(writer, answer->step);
     hm_write_u32(writer, answer->retry_after_us);
     hm_schema_encode(&answer->schema, writer);
+    for (unsigned i = 0; answer->timed && i < HM_SERVER_STAGES; i++)
+        hm_write_u64(writer, answer->times.stage[i]);
 }
 
 enum hm_status hm_call_answer_decode(const void *bytes, size_t byte_count,
@@ -252,6 +259,9 @@ enum hm_status hm_call_answer_decode(const void *bytes, size_t byte_count,
     decoded.step = hm_read_u64(&reader);
     decoded.retry_after_us = hm_read_u32(&reader);
     hm_schema_decode(&reader, &decoded.schema);
+    decoded.timed = hm_reader_left(&reader) > 0;
+    for (unsigned i = 0; i < HM_SERVER_STAGES; i++)
+        decoded.times.stage[i] = decoded.timed ? hm_read_u64(&reader) : 0;
     if (!hm_reader_ended(&reader) || decoded.part >= HM_CALL_PARTS_MAX) return HM_ERR_PEER_PROTOCOL;
     if (decoded.row_count > HM_CALL_ROWS_MAX) return HM_ERR_TOO_BIG;
     if (!hm_codec_find(decoded.codec)) return HM_ERR_UNSUPPORTED;

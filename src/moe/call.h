@@ -4,7 +4,7 @@
  *
  *   header   u8 version, u8 pass, u8 codec, u8 priority, schema of x, u32 row_count,
  *            u16 part_count, u32 table_bytes, u64 incarnation (of the client, drawn at its start),
- *            u64 sequence (of the call; grows)
+ *            u64 sequence (of the call; grows), u8 flags (absent: none; HM_CALL_TIMED)
  *   payload  part table, zero-padded to 64 bytes | x rows | for backward: dy rows (as many)
  *   table    a part: string uid, u8 flags, u32 row_count, zeros up to a multiple of 4 bytes from the
  *            table's start, then either u32 first (contiguous) or u32 index[row_count], and for
@@ -16,7 +16,9 @@
  *
  * Each part is answered by one reply of its own, in any order:  header u16 part, u8 codec, u32
  * row_count, u64 step (of the expert, after this part), u32 retry_after_us (with HM_ERR_BUSY and
- * HM_ERR_REFUSED; else 0), schema of the rows; payload the rows (y or dx). A part that fails is
+ * HM_ERR_REFUSED; else 0), schema of the rows, and where the call is HM_CALL_TIMED 4 x u64 ns that
+ * the part spent in the server (admit, batch wait, compute, reply: moe/stages.h); payload the rows
+ * (y or dx). A part that fails is
  * answered by its status and no rows.  The last part's reply is the call's last.  A failing reply
  * without a header is about the whole call: every part that has not been answered yet ends with its
  * status.
@@ -31,6 +33,7 @@
 #define HM_MOE_CALL_H
 
 #include "base/wire.h"
+#include "moe/stages.h"
 #include "moe/uid.h"
 #include "tensor/codec.h"
 #include "tensor/tensor.h"
@@ -44,6 +47,8 @@ enum {
 enum { HM_CALL_PRIORITIES = 3 }; /* as many as enum hm_priority of the scheduler has */
 enum hm_pass { HM_PASS_FORWARD = 0, HM_PASS_BACKWARD = 1 };
 enum { HM_PART_CONTIGUOUS = 1, HM_PART_SCALED = 2 };
+/* Of a call; only for peers whose hello says wire minor 1 or more. */
+enum { HM_CALL_TIMED = 1, HM_CALL_FLAGS = HM_CALL_TIMED, HM_CALL_FLAGS_MINOR = 1 };
 
 struct hm_call_head {
     uint8_t pass, codec, priority;
@@ -53,6 +58,7 @@ struct hm_call_head {
     uint16_t part_count;
     uint32_t table_bytes;           /* padded */
     uint64_t incarnation, sequence; /* sequence >= 1 */
+    uint8_t flags;                  /* HM_CALL_TIMED */
 };
 struct hm_call_part { /* views into the table */
     struct hm_uid uid;
@@ -68,6 +74,8 @@ struct hm_call_answer {
     uint64_t step;
     uint32_t retry_after_us;
     struct hm_schema schema;
+    bool timed; /* `times` was asked for */
+    struct hm_server_times times;
 };
 void hm_call_head_encode(const struct hm_call_head *head, struct hm_writer *writer);
 /* HM_ERR_PEER_PROTOCOL, HM_ERR_TOO_BIG, HM_ERR_UNSUPPORTED (version or codec) */

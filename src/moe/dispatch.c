@@ -32,6 +32,8 @@ enum hm_status hm_dispatch_create(const struct hm_dispatch_conf *conf, struct hm
     dispatch->priority = conf->priority;
     dispatch->calls_max = conf->calls_max ? conf->calls_max : CALLS_MAX;
     dispatch->incarnation = hm_loop_random(dispatch->loop, HM_RANDOM_IDS);
+    dispatch->timed_every = HM_STAGES_EVERY;
+    hm_stages_init(&dispatch->stages, false, conf->metrics);
     dispatch->close_turn = (struct hm_timer){.cb = close_turn, .arg = dispatch};
     hm_list_init(&dispatch->idle);
     hm_list_init(&dispatch->left);
@@ -47,6 +49,7 @@ static void close_turn(struct hm_timer *timer)
     HM_ASSERT(dispatch->calls_used == 0);
     while ((link = hm_list_pop(&dispatch->idle)))
         free(HM_CONTAINER_OF(link, struct hm_server_call, link));
+    hm_stages_fini(&dispatch->stages);
     void (*closed)(void *) = dispatch->closed;
     void *arg = dispatch->closed_arg;
     free(dispatch);
@@ -80,6 +83,17 @@ struct hm_directory *hm_dispatch_directory(const struct hm_dispatch *dispatch)
 struct hm_rpc *hm_dispatch_rpc(const struct hm_dispatch *dispatch)
 {
     return dispatch->rpc;
+}
+
+void hm_dispatch_time(struct hm_dispatch *dispatch, uint32_t every)
+{
+    dispatch->timed_every = every;
+    dispatch->timed_turn = 0;
+    hm_stages_clear(&dispatch->stages);
+}
+const struct hm_stages *hm_dispatch_stages(const struct hm_dispatch *dispatch)
+{
+    return &dispatch->stages;
 }
 
 void hm_dispatch_stats(const struct hm_dispatch *dispatch, struct hm_dispatch_stats *stats)
@@ -372,6 +386,7 @@ enum hm_status hm_dispatch_start(struct hm_dispatch *dispatch, struct hm_dispatc
     op->need = op->hopeful + op->row_count;
     op->local = op->need + op->row_count;
     op->dispatch = dispatch;
+    op->began = op->asked ? op->asked : hm_loop_now(dispatch->loop);
     op->parts_open = op->part_count;
     op->looking = op->hopeless = op->waited = op->late = op->canceled = op->ending = false;
     op->timer = (struct hm_timer){.cb = time_out, .arg = op};

@@ -31,6 +31,7 @@ struct hm_dispatch_conf {
     struct hm_directory *directory;
     uint8_t priority;   /* of its calls, < HM_CALL_PRIORITIES */
     unsigned calls_max; /* to servers at once, those that ended operations left included; 0: 1024 */
+    struct hm_metrics *metrics; /* NULL: none */
 };
 HM_MUST_CHECK enum hm_status hm_dispatch_create(const struct hm_dispatch_conf *conf,
                                                 struct hm_dispatch **dispatch);
@@ -40,6 +41,11 @@ void hm_dispatch_close(struct hm_dispatch *dispatch, void (*done)(void *arg), vo
 struct hm_loop *hm_dispatch_loop(const struct hm_dispatch *dispatch);
 struct hm_directory *hm_dispatch_directory(const struct hm_dispatch *dispatch);
 struct hm_rpc *hm_dispatch_rpc(const struct hm_dispatch *dispatch);
+
+/* Asks for stage times (moe/stages.h) with one call in `every` (at first HM_STAGES_EVERY; 1: with
+ * each, 0: never), and forgets those measured so far. */
+void hm_dispatch_time(struct hm_dispatch *dispatch, uint32_t every);
+const struct hm_stages *hm_dispatch_stages(const struct hm_dispatch *dispatch);
 
 struct hm_dispatch_stats {        /* since create */
     uint64_t calls, calls_failed; /* to servers; failed: without all answers, cancels not counted */
@@ -78,6 +84,8 @@ struct hm_dispatch_op { /* caller's memory, until cb has run; zero it first */
     uint32_t k_min;                /* answers that every row needs; >= 1 */
     bool optional;  /* a row without them is no error: k_min only starts timeout_after_k_min */
     hm_ns deadline; /* not HM_NS_NEVER */
+    hm_ns
+        asked; /* when the user did, on hm_loop_clock: the first stage begins there; 0: at start */
     hm_ns timeout_after_k_min; /* HM_NS_NEVER: wait for all */
     hm_dispatch_cb cb;
     void *arg;
@@ -94,6 +102,7 @@ struct hm_dispatch_op { /* caller's memory, until cb has run; zero it first */
     uint32_t rows_short;    /* rows that lack answers */
     unsigned parts_open;
     uint32_t columns;
+    hm_ns began;  /* `asked`, or its start */
     bool looking; /* the directory holds it: its callback comes first */
     bool hopeless, canceled, ending;
     bool waited, late;   /* a timer has ended it: the one after k_min, or the deadline (late) */

@@ -41,6 +41,7 @@ struct hm_server_call *hm_server_call_get(struct hm_dispatch_op *op,
     call->peer = NULL;
     call->slab = NULL;
     call->on_wire = call->suspected = false;
+    call->timed = false;
     call->part_count = call->pulls = 0;
     memset(call->taken, 0, sizeof call->taken);
     hm_list_push(&op->calls, &call->link);
@@ -100,6 +101,31 @@ static void decide_open(struct hm_server_call *call, enum hm_status status)
         if (!call->taken[i]) decide(call, i, status);
         call->taken[i] = true;
     }
+}
+
+/* ---- where the time goes ---------------------------------------------------------------------- */
+
+/* Whether this call asks for it. */
+static bool is_timed(const struct hm_server_call *call)
+{
+    struct hm_dispatch *dispatch = call->dispatch;
+    return dispatch->timed_every > 0 && dispatch->timed_turn++ % dispatch->timed_every == 0 &&
+           hm_peer_wire_minor(call->peer) >= HM_CALL_FLAGS_MINOR;
+}
+
+/* An answer is here, whole.  What the server says is clamped: it is its own word. */
+static void count_times(struct hm_server_call *call, const struct hm_server_times *times)
+{
+    struct hm_dispatch *dispatch = call->dispatch;
+    hm_ns whole = hm_loop_clock(dispatch->loop) - call->sent, wire = whole;
+    for (unsigned i = 0; i < HM_SERVER_STAGES; i++) {
+        hm_ns stage = times->stage[i] < wire ? times->stage[i] : wire;
+        hm_histogram_add(&dispatch->stages.ns[i], stage);
+        wire -= stage;
+    }
+    hm_histogram_add(&dispatch->stages.ns[HM_STAGE_WIRE], wire);
+    hm_histogram_add(&dispatch->stages.ns[HM_STAGE_QUEUE],
+                     call->sent > call->op->began ? call->sent - call->op->began : 0);
 }
 
 /* ---- sending --------------------------------------------------------------------------------- */
@@ -195,6 +221,7 @@ static enum hm_status build(struct hm_server_call *call, uint8_t *header, size_t
         .part_count = (uint16_t)call->part_count,
         .incarnation = dispatch->incarnation,
         .sequence = backward ? ++dispatch->backward_sequence : ++dispatch->forward_sequence,
+        .flags = call->timed ? HM_CALL_TIMED : 0,
     };
     size_t table_bytes = hm_call_table_bytes(parts, call->part_count);
     uint64_t rows_bytes, payload_bytes;
@@ -232,6 +259,7 @@ void hm_server_call_send(struct hm_server_call *call)
     struct hm_dispatch *dispatch = call->dispatch;
     uint8_t header[HM_DISPATCH_HEADER_BYTES];
     size_t header_bytes = 0;
+    call->timed = call->peer && is_timed(call);
     enum hm_status status =
         call->peer ? build(call, header, &header_bytes) : HM_ERR_PEER_UNREACHABLE;
     atomic_fetch_add_explicit(&dispatch->calls, 1, memory_order_relaxed);
@@ -245,6 +273,7 @@ void hm_server_call_send(struct hm_server_call *call)
                                       .reply = reply,
                                       .end = end,
                                       .arg = call};
+        if (call->timed) call->sent = hm_loop_clock(dispatch->loop);
         status = hm_rpc_call(call->peer, &call->call);
     }
     if (status == HM_OK || status == HM_INPROGRESS) {
@@ -286,6 +315,7 @@ static void pulled(void *arg, enum hm_status status)
     struct hm_server_call *call = pull->call;
     call->pulls--;
     if (call->op) {
+        if (status == HM_OK && call->timed) count_times(call, &pull->times);
         if (status == HM_OK)
             status = take_rows(call, pull->part, pull->codec, pull->buf->base, pull->buf->bytes);
         else if (status == HM_ERR_CANCELED)
@@ -302,6 +332,7 @@ static enum hm_status receive(struct hm_server_call *call, const struct hm_call_
                               struct hm_inbound *in)
 {
     if (in->data) {
+        if (call->timed) count_times(call, &answer->times);
         enum hm_status status = take_rows(call, answer->part, answer->codec, in->data, in->bytes);
         hm_inbound_drop(in);
         return status;
@@ -315,6 +346,7 @@ static enum hm_status receive(struct hm_server_call *call, const struct hm_call_
     pull->call = call;
     pull->part = answer->part;
     pull->codec = answer->codec;
+    pull->times = answer->times;
     struct hm_span span = hm_buf_span(pull->buf);
     call->pulls++;
     status = hm_inbound_pull(in, &span, pulled, pull);
@@ -330,7 +362,7 @@ static bool fits(struct hm_server_call *call, const struct hm_call_answer *answe
 {
     uint64_t wanted;
     return answer->row_count == part_of(call, answer->part)->row_count &&
-           hm_schema_equal(&answer->schema, &call->op->schema) &&
+           answer->timed == call->timed && hm_schema_equal(&answer->schema, &call->op->schema) &&
            hm_call_rows_bytes(&answer->schema, answer->codec, answer->row_count, &wanted) ==
                HM_OK &&
            bytes == wanted;

@@ -21,6 +21,8 @@ struct hm_dispatch {
     struct hm_link ops;
     uint64_t incarnation, forward_sequence, backward_sequence;
     _Atomic uint64_t calls, calls_failed, parts, parts_failed, rows;
+    uint32_t timed_every, timed_turn; /* every 0: no call is timed */
+    struct hm_stages stages;
     bool closing;
     struct hm_timer close_turn;
     void (*closed)(void *arg);
@@ -32,6 +34,7 @@ struct hm_pull { /* an announced answer on its way into a pooled buffer */
     struct hm_buf *buf;
     uint16_t part; /* of the call */
     uint8_t codec;
+    struct hm_server_times times; /* of a timed call */
 };
 enum { HM_DISPATCH_HEADER_BYTES = 256 };
 struct hm_server_call { /* one HM_METHOD_EXPERT_CALL: pooled, outlives its operation on the wire */
@@ -43,6 +46,8 @@ struct hm_server_call { /* one HM_METHOD_EXPERT_CALL: pooled, outlives its opera
     struct hm_call call;
     bool on_wire;   /* end() will come */
     bool suspected; /* the directory was told so: nothing it still answers clears that */
+    bool timed;     /* its answers say where the time went */
+    hm_ns sent;     /* of a timed call, on hm_loop_clock: when it was given to rpc */
     struct hm_buf *slab;
     unsigned part_count, pulls;
     uint16_t part[HM_CALL_PARTS_MAX];       /* numbers in op->part */

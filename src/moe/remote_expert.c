@@ -68,6 +68,7 @@ static enum hm_status call_expert(struct hm_moe_expert_op *op)
         .part_count = 1,
         .k_min = 1,
         .deadline = op->deadline,
+        .asked = op->asked,
         .timeout_after_k_min = HM_NS_NEVER,
         .cb = pass_ended,
         .arg = op,

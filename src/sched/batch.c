@@ -82,7 +82,7 @@ static void launch(struct hm_lane *lane, struct hm_batch *batch, hm_ns now)
         pool_take(batch->pool, task, batch->piece[i].count);
     }
     batch->status = HM_OK;
-    batch->started = now;
+    batch->started = batch->begun = batch->done = now;
     hm_list_push(&lane->running, &batch->link);
     lane->running_count++;
     lane->ops->launch(lane, batch);
@@ -140,7 +140,10 @@ void lane_look(struct hm_lane *lane)
 void hm_batch_run(struct hm_batch *batch)
 {
     const struct hm_pool_conf *conf = &batch->pool->conf;
+    struct hm_loop *loop = batch->lane->sched->loop;
+    batch->begun = hm_loop_clock(loop);
     batch->status = conf->run(conf->arg, batch);
+    batch->done = hm_loop_clock(loop);
     if (batch->status != HM_OK || !batch->out) return;
     for (unsigned i = 0; i < batch->piece_count; i++) {
         const struct hm_piece *piece = &batch->piece[i];
@@ -172,6 +175,8 @@ static void give_back(struct hm_batch *batch)
 {
     for (unsigned i = 0; i < batch->piece_count; i++) {
         struct hm_task *task = batch->piece[i].task;
+        if (task->rows_back == 0) task->begun = batch->begun;
+        task->done = batch->done;
         task->rows_back += batch->piece[i].count;
         HM_ASSERT(task->rows_back <= task->rows_taken);
         if (batch->status != HM_OK) task_fail(task, batch->status);

@@ -178,6 +178,7 @@ enum hm_status hm_sched_submit(struct hm_sched *sched, struct hm_task *task)
     struct hm_pool *pool = task->pool;
     task->arrived = hm_loop_now(sched->loop);
     task->rows_taken = task->rows_back = 0;
+    task->begun = task->done = 0;
     task->joined = joined;
     task->state = TASK_QUEUED;
     task->failed = HM_OK;

@@ -78,6 +78,9 @@ struct hm_task {
     struct hm_buf *joined; /* a split task's rows are gathered here */
     uint16_t state;
     enum hm_status failed; /* why it will end, if not well: the first reason holds */
+    /* On hm_loop_clock, for whoever asks where the time went: when the lane began with its first
+     * rows and was done with its last; 0: none came back. */
+    hm_ns begun, done;
 };
 
 /* A piece of a task in a batch: rows [task_first, task_first + count) of the task are rows
@@ -95,7 +98,8 @@ struct hm_batch {
     struct hm_buf *out; /* row_count * out_row_bytes, for run to fill; NULL if out_row_bytes is 0 */
     /* the scheduler's */
     enum hm_status status;
-    hm_ns started;
+    hm_ns started;     /* given to the lane */
+    hm_ns begun, done; /* run by the lane, on hm_loop_clock */
     struct hm_lane *lane;
     struct hm_post post;
     struct hm_link link;

@@ -46,6 +46,7 @@ enum hm_status hm_expert_server_admit(struct hm_served_part *part)
     enum hm_status status = hm_sched_submit(server->sched, &part->task);
     if (status) return status;
     part->admitted = true;
+    if (call->timed) part->queued = hm_loop_clock(server->conf.loop);
     if (backward) hm_dedupe_add(hosted->dedupe, &call->client, call->head.sequence);
     return HM_OK;
 }

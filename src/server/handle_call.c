@@ -38,6 +38,28 @@ static void refuse(struct hm_served_call *call, enum hm_status status)
     finish(call);
 }
 
+static uint64_t between(hm_ns from, hm_ns to)
+{
+    return to > from ? to - from : 0;
+}
+
+/* Of a part that is about to be answered: what it never reached has taken no time. */
+static void stage_times(const struct hm_served_part *part, struct hm_server_times *times)
+{
+    const struct hm_served_call *call = part->call;
+    const struct hm_task *task = &part->task;
+    struct hm_expert_server *server = call->server;
+    hm_ns now = hm_loop_clock(server->conf.loop), queued = part->queued ? part->queued : now;
+    bool ran = part->queued && task->begun;
+    *times = (struct hm_server_times){0};
+    times->stage[HM_STAGE_ADMIT] = between(hm_request_arrived(call->request) + call->pull, queued);
+    times->stage[HM_STAGE_WAIT] = between(queued, ran ? task->begun : now);
+    times->stage[HM_STAGE_COMPUTE] = ran ? between(task->begun, task->done) : 0;
+    times->stage[HM_STAGE_REPLY] = ran ? between(task->done, now) : 0;
+    for (unsigned i = 0; i < HM_SERVER_STAGES; i++)
+        hm_histogram_add(&server->stages.ns[i], times->stage[i]);
+}
+
 void hm_expert_server_answer(struct hm_served_part *part, enum hm_status status,
                              const struct hm_rows *rows)
 {
@@ -65,6 +87,8 @@ void hm_expert_server_answer(struct hm_served_part *part, enum hm_status status,
         hm_ns wait = hm_sched_predict(pool, 0);
         answer.retry_after_us = wait / HM_US > UINT32_MAX ? UINT32_MAX : (uint32_t)(wait / HM_US);
     }
+    answer.timed = call->timed;
+    if (call->timed) stage_times(part, &answer.times);
     hm_writer_init(&writer, header, sizeof(header));
     hm_call_answer_encode(&answer, &writer);
     HM_ASSERT(hm_writer_ok(&writer));
@@ -124,6 +148,7 @@ static void payload_pulled(void *arg, enum hm_status status)
 {
     struct hm_served_call *call = arg;
     struct hm_expert_server *server = call->server;
+    if (call->pull) call->pull = between(call->pull, hm_loop_clock(server->conf.loop));
     if (call->gone) status = HM_ERR_CANCELED;
     if (!status && server->draining) status = HM_ERR_DRAINING;
     if (!status) status = decode_parts(call);
@@ -178,6 +203,9 @@ void hm_expert_server_handle_call(void *arg, struct hm_request *request, const v
         refuse(call, status);
         return;
     }
+    call->timed = call->head.flags & HM_CALL_TIMED;
+    /* What came with the message is here; the pull of what was announced is the wire's time. */
+    if (call->timed && !in->data) call->pull = hm_loop_clock(server->conf.loop);
     struct hm_span into = hm_buf_span(call->slab);
     status = hm_inbound_pull(in, &into, payload_pulled, call);
     if (status) refuse(call, status);

@@ -46,6 +46,7 @@ struct hm_served_part {
     struct hm_call_part view;
     const float *x, *dy; /* the call's rows; dy NULL in a forward */
     bool admitted;       /* its task is the scheduler's */
+    hm_ns queued;        /* of a timed call, on hm_loop_clock; 0: not admitted */
     /* Written by the lane, read by the loop once the task has ended. */
     uint64_t step;
     bool stepped; /* an optimizer step was made with its rows */
@@ -63,6 +64,8 @@ struct hm_served_call {
     struct hm_buf *parts; /* struct hm_served_part[head.part_count] */
     unsigned parts_left;  /* to be answered; 0 while the payload is still being pulled */
     bool gone;            /* nobody listens any more */
+    bool timed;           /* its answers say where the time went */
+    hm_ns pull;           /* timed and announced: when its pull began, then how long it took */
 };
 
 struct hm_save;
@@ -104,6 +107,7 @@ struct hm_expert_server {
     void *drain_arg;
     struct hm_metric parts_ok, parts_failed, parts_refused, parts_duplicate;
     struct hm_metric checkpoints_saved, checkpoints_failed;
+    struct hm_stages stages;
 };
 
 struct hm_hosted *hm_expert_server_find(const struct hm_expert_server *server, const char *uid);

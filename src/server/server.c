@@ -41,10 +41,12 @@ static void metrics_add(struct hm_expert_server *server)
             (struct hm_metric){.name = row[i].name, .help = row[i].help, .kind = HM_COUNTER};
         if (server->conf.metrics) hm_metrics_add(server->conf.metrics, row[i].metric);
     }
+    hm_stages_init(&server->stages, true, server->conf.metrics);
 }
 
 static void metrics_remove(struct hm_expert_server *server)
 {
+    hm_stages_fini(&server->stages);
     if (!server->conf.metrics) return;
     hm_metrics_remove(&server->parts_ok);
     hm_metrics_remove(&server->parts_failed);

@@ -109,6 +109,7 @@ static uint64_t loop_turn(struct hm_loop *loop)
 
 static const struct hm_loop_ops world_loop_ops = {
     .now = loop_now,
+    .clock = loop_now, /* one thread, and nothing takes time but waiting */
     .wall_ns = loop_wall_ns,
     .random = loop_random,
     .timer_start = loop_timer_start,

@@ -116,6 +116,11 @@ bool hm_peer_connected(const struct hm_peer *peer)
     return peer->sender != NULL;
 }
 
+uint16_t hm_peer_wire_minor(const struct hm_peer *peer)
+{
+    return peer->wire_minor;
+}
+
 void hm_peer_path(const struct hm_peer *peer, struct hm_peer_path *path)
 {
     const struct hm_conn *conn = peer->sender;

@@ -143,6 +143,8 @@ const struct hm_addrs *hm_peer_addrs(const struct hm_peer *peer);
 void hm_peer_own_addrs(const struct hm_peer *peer, struct hm_addrs *addrs);
 bool hm_peer_connected(const struct hm_peer *peer);
 bool hm_peer_backing_off(const struct hm_peer *peer);
+/* What it last said; 0: it has not been connected yet. */
+uint16_t hm_peer_wire_minor(const struct hm_peer *peer);
 /* Which way messages to it go now. */
 enum { HM_PEER_WHY_BYTES = 160 };
 struct hm_peer_path {
@@ -189,6 +191,7 @@ void hm_request_reply(struct hm_request *request, bool last, enum hm_status stat
 const struct hm_node_id *hm_request_from(const struct hm_request *request);
 struct hm_peer *hm_request_peer(const struct hm_request *request); /* not referenced */
 hm_ns hm_request_deadline(const struct hm_request *request);       /* on this loop's clock */
+hm_ns hm_request_arrived(const struct hm_request *request);
 void hm_request_set_user(struct hm_request *request, void *user);
 void *hm_request_user(const struct hm_request *request);
 

@@ -175,6 +175,7 @@ static void on_up(void *arg, struct hm_ep *ep, const struct hm_node_id *node,
         hm_conn_fail(conn, HM_ERR_BUSY);
     if (!peer) return;
     hm_peer_learn_all(peer, &hello->listening);
+    peer->wire_minor = hello->wire_minor;
     conn->state = HM_CONN_UP;
     conn->timer.cb = on_tick;
     conn->timer.arg = conn;

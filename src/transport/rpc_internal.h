@@ -191,6 +191,7 @@ struct hm_peer {
     hm_ns backoff_until;
 
     hm_ns round_trip, deviation;
+    uint16_t wire_minor; /* of its last hello */
     char why_not_fast[HM_PEER_WHY_BYTES];
 };
 

@@ -221,6 +221,11 @@ hm_ns hm_request_deadline(const struct hm_request *request)
     return request->deadline;
 }
 
+hm_ns hm_request_arrived(const struct hm_request *request)
+{
+    return request->arrived;
+}
+
 void hm_request_set_user(struct hm_request *request, void *user)
 {
     request->user = user;

@@ -23,7 +23,7 @@
 #include "transport/identity.h"
 
 enum { HM_SPANS_MAX = 8, HM_HEADER_BYTES_MAX = 1024, HM_PROOF_BYTES_MAX = 64 };
-enum { HM_WIRE_MAJOR = 1, HM_WIRE_MINOR = 0 };
+enum { HM_WIRE_MAJOR = 1, HM_WIRE_MINOR = 1 };
 #define HM_PAYLOAD_BYTES_MAX ((size_t)1 << 30) /* of one message */
 
 /* What each side says first on a new endpoint; authenticated as everything after the handshake. */

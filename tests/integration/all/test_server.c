@@ -469,6 +469,39 @@ static void a_cancelled_calls_parts_never_run(void **state)
     assert_int_equal(steps(&swarm, "ffn.5"), 0);
 }
 
+static void a_timed_call_is_told_where_its_time_went(void **state)
+{
+    (void)state;
+    static const hm_ns held = 20 * HM_MS;
+    struct raw raw[2];
+    struct flight flight;
+    struct gate gate;
+    gate_shut(&gate, &swarm, "ffn.6");
+    for (unsigned i = 0; i < 2; i++) {
+        raw_init(&raw[i], HM_PASS_FORWARD, x, NULL, 8);
+        raw[i].head.flags = i ? 0 : HM_CALL_TIMED;
+        raw_add(&raw[i], "ffn.6", 0, 8, NULL, NULL);
+        raw_add(&raw[i], "ffn.8", 0, 8, NULL, NULL);
+    }
+    flight_start(&flight, swarm.b, swarm.peer, raw, 2);
+    wait_queued(&swarm, "ffn.6", HM_PASS_FORWARD, 16);
+    hm_thread_sleep(held);
+    hm_ns opened = hm_thread_clock();
+    gate_open(&gate);
+    flight_wait(&flight);
+    hm_ns after = hm_thread_clock() - opened;
+    assert_true(raw[0].answer[0].head.timed && raw[0].answer[1].head.timed);
+    assert_false(raw[1].answer[0].head.timed || raw[1].answer[1].head.timed);
+
+    const uint64_t *stage = raw[0].answer[0].head.times.stage;
+    assert_true(stage[HM_STAGE_WAIT] >= held);
+    assert_true(stage[HM_STAGE_COMPUTE] > 0 && stage[HM_STAGE_REPLY] > 0);
+    assert_true(stage[HM_STAGE_COMPUTE] + stage[HM_STAGE_REPLY] <= after);
+    stage = raw[0].answer[1].head.times.stage; /* refused at once */
+    assert_true(stage[HM_STAGE_ADMIT] > 0 && stage[HM_STAGE_WAIT] + stage[HM_STAGE_COMPUTE] == 0);
+    for (unsigned i = 0; i < 2; i++) raw_fini(&raw[i]);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -487,6 +520,7 @@ int main(void)
         cmocka_unit_test(a_full_queue_answers_busy_at_once_and_says_when_to_come_back),
         cmocka_unit_test(a_call_ends_at_its_deadline_and_its_parts_never_run),
         cmocka_unit_test(a_cancelled_calls_parts_never_run),
+        cmocka_unit_test(a_timed_call_is_told_where_its_time_went),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

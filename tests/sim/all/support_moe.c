@@ -156,7 +156,12 @@ static void say(struct served *served, unsigned number, enum hm_status status, u
                 uint32_t rows, struct hm_buf *buf, bool last)
 {
     struct hm_call_answer answer = {
-        .part = (uint16_t)number, .row_count = rows, .step = step, .schema = served->head.schema};
+        .part = (uint16_t)number,
+        .row_count = rows,
+        .step = step,
+        .schema = served->head.schema,
+        .timed = served->head.flags & HM_CALL_TIMED,
+        .times.stage = {[HM_STAGE_ADMIT] = 3, [HM_STAGE_COMPUTE] = UINT64_MAX}};
     uint8_t header[256];
     struct hm_writer writer;
     hm_writer_init(&writer, header, sizeof header);

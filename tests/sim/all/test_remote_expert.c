@@ -197,6 +197,35 @@ static void an_expert_that_moved_is_found_again(void **state)
     moe_swarm_close(&swarm);
 }
 
+static void stages_of_timed_calls_add_up_whatever_the_server_says(void **state)
+{
+    (void)state;
+    struct waiting waiting;
+    open_swarm(9, 2);
+    const struct hm_stages *stages = hm_dispatch_stages(swarm.dispatch);
+    hm_dispatch_time(swarm.dispatch, 0);
+    assert_status(run(&waiting, "ffn.1.1", FORWARD, 10 * HM_S), HM_OK); /* connects, too */
+    for (unsigned i = 0; i < HM_STAGES; i++) assert_int_equal(stages->ns[i].count, 0);
+
+    hm_dispatch_time(swarm.dispatch, 1);
+    assert_status(run(&waiting, "ffn.1.1", FORWARD, 10 * HM_S), HM_OK);
+    uint64_t sum = 0;
+    for (unsigned i = 0; i < HM_STAGES; i++) {
+        assert_int_equal(stages->ns[i].count, 1);
+        sum += stages->ns[i].sum;
+    }
+    assert_true(waiting.took > HM_US && sum > 0 && sum <= waiting.took);
+    /* This server claims 3 ns, and then more than there can be. */
+    assert_int_equal(stages->ns[HM_STAGE_ADMIT].sum, 3);
+    assert_int_equal(stages->ns[HM_STAGE_WIRE].sum, 0);
+
+    hm_dispatch_time(swarm.dispatch, 3);
+    for (unsigned i = 0; i < 7; i++)
+        assert_status(run(&waiting, "ffn.1.1", BACKWARD, 10 * HM_S), HM_OK);
+    assert_int_equal(stages->ns[HM_STAGE_QUEUE].count, 3); /* of seven: 1, 4 and 7 */
+    moe_swarm_close(&swarm);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -206,6 +235,7 @@ int main(void)
         cmocka_unit_test(an_output_is_written_on_success_only),
         cmocka_unit_test(a_wrong_shape_is_refused_before_anything_is_sent),
         cmocka_unit_test(an_expert_that_moved_is_found_again),
+        cmocka_unit_test(stages_of_timed_calls_add_up_whatever_the_server_says),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

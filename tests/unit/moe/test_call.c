@@ -40,12 +40,29 @@ static void a_head_comes_back_as_it_went(void **state)
     assert_int_equal(back.part_count, 3);
     assert_int_equal(back.table_bytes, 128);
     assert_true(back.incarnation == head.incarnation && back.sequence == head.sequence);
+    assert_int_equal(back.flags, 0);
     uint64_t payload_bytes;
     assert_ok(hm_call_payload_bytes(&back, &payload_bytes));
     assert_int_equal(payload_bytes, 128 + 2 * 10 * 16 * 4);
     back.pass = HM_PASS_FORWARD;
     assert_ok(hm_call_payload_bytes(&back, &payload_bytes));
     assert_int_equal(payload_bytes, 128 + 10 * 16 * 4);
+}
+
+static void flags_are_there_only_if_set(void **state)
+{
+    (void)state;
+    struct hm_call_head head = sample_head(), back;
+    uint8_t bytes[256];
+    size_t plain = encode_head(&head, bytes, sizeof bytes);
+    head.flags = HM_CALL_TIMED;
+    size_t count = encode_head(&head, bytes, sizeof bytes);
+    assert_int_equal(count, plain + 1);
+    assert_ok(hm_call_head_decode(bytes, count, &back));
+    assert_int_equal(back.flags, HM_CALL_TIMED);
+    bytes[plain] = HM_CALL_TIMED | 0x80; /* what nobody has a meaning for */
+    assert_status(hm_call_head_decode(bytes, count, &back), HM_ERR_PEER_PROTOCOL);
+    assert_status(hm_call_head_decode(bytes, count + 1, &back), HM_ERR_PEER_PROTOCOL);
 }
 
 static void every_shortened_or_lengthened_head_is_refused(void **state)
@@ -302,6 +319,17 @@ static void answers_and_infos_come_back_as_they_went(void **state)
     assert_true(hm_schema_equal(&answer_back.schema, &answer.schema));
     for (size_t i = 0; i < count; i++)
         assert_status(hm_call_answer_decode(bytes, i, &answer_back), HM_ERR_PEER_PROTOCOL);
+    assert_false(answer_back.timed);
+
+    answer.timed = true;
+    for (unsigned i = 0; i < HM_SERVER_STAGES; i++) answer.times.stage[i] = (i + 1ull) << 40;
+    hm_writer_init(&writer, bytes, sizeof bytes);
+    hm_call_answer_encode(&answer, &writer);
+    assert_ok(hm_call_answer_decode(bytes, hm_writer_count(&writer), &answer_back));
+    assert_true(answer_back.timed);
+    assert_memory_equal(&answer_back.times, &answer.times, sizeof answer.times);
+    for (size_t i = count + 1; i < hm_writer_count(&writer); i++)
+        assert_status(hm_call_answer_decode(bytes, i, &answer_back), HM_ERR_PEER_PROTOCOL);
 
     struct hm_expert_info info = {.input = hm_schema_f32(4),
                                   .output = hm_schema_f32(4),
@@ -332,6 +360,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_head_comes_back_as_it_went),
+        cmocka_unit_test(flags_are_there_only_if_set),
         cmocka_unit_test(every_shortened_or_lengthened_head_is_refused),
         cmocka_unit_test(a_head_outside_its_bounds_is_refused),
         cmocka_unit_test(a_table_comes_back_as_views_into_it),
