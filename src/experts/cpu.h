@@ -66,6 +66,13 @@ enum hm_status hm_cpu_add(struct hm_stream *s, const struct hm_tensor *a, const 
 enum hm_status hm_cpu_gather(struct hm_stream *s, const struct hm_tensor *from,
                              const uint32_t *index, const float *scale, struct hm_tensor *to);
 
+/* cpu_codec.c: coded rows */
+enum hm_status hm_cpu_decode(struct hm_stream *s, const struct hm_codec *codec, const void *from,
+                             const uint32_t *index, const float *scale, struct hm_tensor *to,
+                             bool *finite);
+enum hm_status hm_cpu_encode(struct hm_stream *s, const struct hm_codec *codec,
+                             const struct hm_tensor *from, void *to, bool *finite);
+
 /* cpu_norm.c: layer norm, softmax, cross entropy */
 enum hm_status hm_cpu_layer_norm(struct hm_stream *s, const struct hm_tensor *x,
                                  const struct hm_tensor *scale, const struct hm_tensor *shift,

@@ -14,6 +14,7 @@
 #ifndef HM_EXPERTS_DEVICE_H
 #define HM_EXPERTS_DEVICE_H
 
+#include "tensor/codec.h"
 #include "tensor/tensor.h"
 
 struct hm_device;
@@ -38,11 +39,18 @@ struct hm_device_ops {
     void (*free)(struct hm_device *device, struct hm_span *span);
     HM_MUST_CHECK enum hm_status (*sync)(struct hm_stream *s);
     HM_MUST_CHECK enum hm_status (*zero)(struct hm_stream *s, void *base, size_t bytes);
-    /* rows: to[i] = scale[i] * from[index[i]]; index NULL: i; scale NULL: 1.  The first half of
-     * every batch. */
+    /* rows: to[i] = scale[i] * from[index[i]]; index NULL: i; scale NULL: 1. */
     HM_MUST_CHECK enum hm_status (*gather)(struct hm_stream *s, const struct hm_tensor *from,
                                            const uint32_t *index, const float *scale,
                                            struct hm_tensor *to);
+    /* gather out of coded rows (tensor/codec.h), in one pass: the first half of every batch.
+     * `finite`: every value is; else what is in `to` means nothing.  encode: coded row i of `to` is
+     * row i of `from`; `finite`: likewise, and the codec can say them. */
+    HM_MUST_CHECK enum hm_status (*decode)(struct hm_stream *s, const struct hm_codec *codec,
+                                           const void *from, const uint32_t *index,
+                                           const float *scale, struct hm_tensor *to, bool *finite);
+    HM_MUST_CHECK enum hm_status (*encode)(struct hm_stream *s, const struct hm_codec *codec,
+                                           const struct hm_tensor *from, void *to, bool *finite);
     /* y = act(x w^T + bias); bias NULL: none.  x [rows, in], w [out, in], y [rows, out]. */
     HM_MUST_CHECK enum hm_status (*linear)(struct hm_stream *s, const struct hm_tensor *x,
                                            const struct hm_tensor *w, const struct hm_tensor *bias,

@@ -79,15 +79,14 @@ enum hm_status hm_call_rows_bytes(const struct hm_schema *schema, uint8_t codec_
     if (!codec) return HM_ERR_UNSUPPORTED;
     uint64_t sum = 0;
     for (unsigned i = 0; i < schema->count; i++) {
-        uint64_t elements, tensor_bytes;
+        uint64_t elements, row_bytes;
         enum hm_status status = hm_shape_elements(&schema->row[i], &elements);
         if (status != HM_OK) return status;
         /* 2^20 rows of at most 2^30 elements stay far below 2^64, also in bytes. */
         if (elements > HM_PAYLOAD_BYTES_MAX || row_count > HM_CALL_ROWS_MAX) return HM_ERR_TOO_BIG;
-        elements *= row_count;
-        tensor_bytes = schema->dtype[i] == HM_F32 ? codec->bytes_max(elements)
-                                                  : elements * hm_dtype_bytes(schema->dtype[i]);
-        sum += tensor_bytes;
+        row_bytes = schema->dtype[i] == HM_F32 ? hm_codec_row_bytes(codec, (uint32_t)elements)
+                                               : elements * hm_dtype_bytes(schema->dtype[i]);
+        sum += row_bytes * row_count;
     }
     *bytes = sum;
     return HM_OK;

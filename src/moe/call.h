@@ -14,14 +14,16 @@
  * A backward names an expert in one part only: it is remembered by (client, sequence) and expert, so
  * that a second part to the same expert is a duplicate.
  *
- * Each part is answered by one reply of its own, in any order:  header u16 part, u8 codec, u32
- * row_count, u64 step (of the expert, after this part), u32 retry_after_us (with HM_ERR_BUSY and
- * HM_ERR_REFUSED; else 0), schema of the rows, and where the call is HM_CALL_TIMED 4 x u64 ns that
- * the part spent in the server (admit, batch wait, compute, reply: moe/stages.h); payload the rows
- * (y or dx). A part that fails is
- * answered by its status and no rows.  The last part's reply is the call's last.  A failing reply
- * without a header is about the whole call: every part that has not been answered yet ends with its
- * status.
+ * x, dy and the rows of the answers are coded by the call's codec (tensor/codec.h).
+ *
+ * Each part is answered by one reply of its own, in any order:  header u16 part, u8 codec (the
+ * call's), u32 row_count, u64 step (of the expert, after this part), u32 retry_after_us (with
+ * HM_ERR_BUSY and HM_ERR_REFUSED; else 0), schema of the rows, and where the call is HM_CALL_TIMED
+ * 4 x u64 ns that the part spent in the server (admit, batch wait, compute, reply: moe/stages.h);
+ * payload the rows (y or dx). A part that fails is answered by its status and no rows.  The last
+ * part's reply is the call's last.  A failing reply without a header is about the whole call: every
+ * part that has not been answered yet ends with its status.  So is a call of a codec that the server
+ * does not know or take refused: HM_ERR_UNSUPPORTED.
  *
  * HM_METHOD_EXPERT_INFO: request header string uid; reply header: schema in, schema out, u64 step,
  * u64 parameter_count, u32 batch_rows_max, string kind.  HM_ERR_EXPERT_GONE where the expert is not
@@ -92,8 +94,8 @@ void hm_call_table_encode(const struct hm_call_part *parts, unsigned part_count,
  * is refused. */
 HM_MUST_CHECK enum hm_status hm_call_table_decode(const struct hm_call_head *head,
                                                   const void *table, struct hm_call_part *parts);
-/* Bytes of `row_count` encoded rows of the schema: each tensor's rows lie together, as the codec
- * makes them. */
+/* Bytes of `row_count` coded rows of the schema: each tensor's rows lie together; the codec is for
+ * f32 ones, others are as they are. */
 HM_MUST_CHECK enum hm_status hm_call_rows_bytes(const struct hm_schema *schema, uint8_t codec,
                                                 uint32_t row_count, uint64_t *bytes);
 void hm_call_answer_encode(const struct hm_call_answer *answer, struct hm_writer *writer);

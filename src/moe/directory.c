@@ -541,6 +541,18 @@ void hm_directory_trust(struct hm_directory *directory, const struct hm_node_id 
     hm_directory_cache_trust(directory->cache, server);
 }
 
+const struct hm_codec *hm_directory_codec(struct hm_directory *directory,
+                                          const struct hm_node_id *server,
+                                          const struct hm_codec *wanted)
+{
+    return hm_directory_cache_codec(directory->cache, server, wanted);
+}
+
+void hm_directory_refused_codec(struct hm_directory *directory, const struct hm_node_id *server)
+{
+    hm_directory_cache_refused_codec(directory->cache, server);
+}
+
 void hm_directory_suspect_expert(struct hm_directory *directory, const struct hm_node_id *server,
                                  const struct hm_uid *uid)
 {

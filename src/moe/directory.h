@@ -22,6 +22,7 @@
 
 #include "dht/dht.h"
 #include "moe/uid.h"
+#include "tensor/codec.h"
 
 enum {
     HM_SERVER_PROVIDERS_MAX = 4,
@@ -42,7 +43,7 @@ struct hm_server_info { /* what a server says of itself */
     uint32_t expert_count;
     uint32_t rows_queued;     /* load: rows queued or running */
     uint32_t rows_per_second; /* measured over the last interval */
-    uint64_t codecs;          /* bit i: codec id i is understood */
+    uint64_t codecs;          /* a set (tensor/codec.h): what it takes */
     int64_t started_wall_ns;
 };
 
@@ -117,5 +118,13 @@ void hm_directory_trust(struct hm_directory *directory,
 /* Likewise for one expert at one server (EXPERT_GONE). */
 void hm_directory_suspect_expert(struct hm_directory *directory, const struct hm_node_id *server,
                                  const struct hm_uid *uid);
+
+/* The codec for rows to this server and back: `wanted`, if its record is known and says that it
+ * takes that; else none, which the log says once for each server. */
+const struct hm_codec *hm_directory_codec(struct hm_directory *directory,
+                                          const struct hm_node_id *server,
+                                          const struct hm_codec *wanted);
+/* It has refused a codec that its record promised: none, until a newer record says more. */
+void hm_directory_refused_codec(struct hm_directory *directory, const struct hm_node_id *server);
 
 #endif

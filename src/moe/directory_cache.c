@@ -17,6 +17,7 @@
 #include "moe/directory_cache.h"
 
 #include "base/assert.h"
+#include "base/log.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -320,6 +321,7 @@ static void take_server(struct hm_directory_cache *cache, struct hm_page *page,
         page->info = info;
         page->sequence = record->sequence;
         page->expires = record_expires(cache, record);
+        if (newer) page->plain = false;
         if (newer && page->baseline_known) page->suspect_until = page->suspect_hold = 0;
     }
     page->baseline_known = true;
@@ -453,13 +455,47 @@ void hm_directory_cache_suspect(struct hm_directory_cache *cache, const struct h
     hm_page_put(page);
 }
 
+/* NULL: nothing is known of it. */
+static struct hm_page *find_server(const struct hm_directory_cache *cache,
+                                   const struct hm_node_id *server)
+{
+    return find_page(cache, &(struct about){HM_PAGE_SERVER, server, sizeof *server});
+}
+
 void hm_directory_cache_trust(struct hm_directory_cache *cache, const struct hm_node_id *server)
 {
-    struct hm_page *page =
-        find_page(cache, &(struct about){HM_PAGE_SERVER, server, sizeof *server});
+    struct hm_page *page = find_server(cache, server);
     if (!page) return;
     page->suspect_until = 0;
     page->suspect_hold = 0;
+}
+
+/* ---- codecs ---------------------------------------------------------------------------------- */
+
+const struct hm_codec *hm_directory_cache_codec(struct hm_directory_cache *cache,
+                                                const struct hm_node_id *server,
+                                                const struct hm_codec *wanted)
+{
+    const struct hm_codec *none = hm_codec_find(HM_CODEC_NONE);
+    struct hm_page *page = wanted == none ? NULL : find_server(cache, server);
+    if (!page || !page->known) return none;
+    if (!page->plain && page->info.codecs >> wanted->id & 1) return wanted;
+    if (!page->plain_told) {
+        char node[HM_NODE_ID_TEXT_BYTES], takes[HM_CODEC_SET_TEXT_BYTES];
+        hm_log(HM_LOG_WARN, "moe",
+               "server %.8s does not take codec %s (it takes %s); its rows go plain",
+               hm_node_id_text(server, node), wanted->name,
+               hm_codec_set_text(page->plain ? 1 : page->info.codecs, takes));
+    }
+    page->plain_told = true;
+    return none;
+}
+
+void hm_directory_cache_refused_codec(struct hm_directory_cache *cache,
+                                      const struct hm_node_id *server)
+{
+    struct hm_page *page = find_server(cache, server);
+    if (page) page->plain = true;
 }
 
 void hm_directory_cache_suspect_expert(struct hm_directory_cache *cache,

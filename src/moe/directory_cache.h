@@ -38,7 +38,8 @@ struct hm_page { /* one dictionary of the DHT */
     struct hm_server_info info;
     uint64_t sequence;
     hm_ns expires;
-    hm_ns suspect_until; /* 0: trusted */
+    bool plain, plain_told; /* has refused a codec; the log says that it gets plain rows */
+    hm_ns suspect_until;    /* 0: trusted */
     hm_ns suspect_hold;  /* of the last suspicion since it was trusted; the next is twice as long */
     bool baseline_known; /* suspected, and `sequence` was read since: a higher one clears it */
 };
@@ -69,6 +70,12 @@ bool hm_page_alive(struct hm_directory_cache *cache, struct hm_page *page, bool 
 void hm_directory_cache_suspect(struct hm_directory_cache *cache, const struct hm_node_id *server,
                                 hm_ns hold);
 void hm_directory_cache_trust(struct hm_directory_cache *cache, const struct hm_node_id *server);
+/* directory.h: hm_directory_codec, hm_directory_refused_codec */
+const struct hm_codec *hm_directory_cache_codec(struct hm_directory_cache *cache,
+                                                const struct hm_node_id *server,
+                                                const struct hm_codec *wanted);
+void hm_directory_cache_refused_codec(struct hm_directory_cache *cache,
+                                      const struct hm_node_id *server);
 void hm_directory_cache_suspect_expert(struct hm_directory_cache *cache,
                                        const struct hm_node_id *server, const struct hm_uid *uid);
 /* The uid is `prefix` and `coordinate`. */

@@ -376,7 +376,7 @@ enum hm_status hm_dispatch_start(struct hm_dispatch *dispatch, struct hm_dispatc
     HM_ASSERT(!dispatch->closing);
     enum hm_status status = check(op);
     if (status != HM_OK) return status;
-    status = hm_buf_pool_get(dispatch->buffers, 4 * (size_t)op->row_count * sizeof(uint32_t),
+    status = hm_buf_pool_get(dispatch->buffers, 5 * (size_t)op->row_count * sizeof(uint32_t),
                              &op->scratch);
     if (status != HM_OK)
         return hm_fail(status, "no buffer for a call of %" PRIu32 " rows to experts now",
@@ -385,6 +385,7 @@ enum hm_status hm_dispatch_start(struct hm_dispatch *dispatch, struct hm_dispatc
     op->hopeful = op->answered + op->row_count;
     op->need = op->hopeful + op->row_count;
     op->local = op->need + op->row_count;
+    op->order = op->local + op->row_count;
     op->dispatch = dispatch;
     op->began = op->asked ? op->asked : hm_loop_now(dispatch->loop);
     op->parts_open = op->part_count;

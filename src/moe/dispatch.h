@@ -13,7 +13,8 @@
  * Failed calls teach the directory at once: PEER scope (and HM_ERR_DRAINING) suspects the server,
  * HM_ERR_EXPERT_GONE the expert there; a server that was silent until the deadline while another
  * answered is suspected too.  Backward calls carry this client's incarnation and a growing
- * sequence, and are never repeated.
+ * sequence, and are never repeated.  Rows go coded to servers whose record says that they take the
+ * codec; who refuses one nevertheless (HM_ERR_UNSUPPORTED) gets plain rows from the next call on.
  *
  * Thread: loop; the callback never runs inside a call made by the user. */
 #ifndef HM_MOE_DISPATCH_H
@@ -75,7 +76,7 @@ typedef void (*hm_dispatch_cb)(struct hm_dispatch_op *op, enum hm_status status)
 struct hm_dispatch_op { /* caller's memory, until cb has run; zero it first */
     /* the caller's */
     uint8_t pass;                  /* enum hm_pass */
-    const struct hm_codec *codec;  /* NULL: none */
+    const struct hm_codec *codec;  /* of servers that take it, the others get none; NULL: none */
     struct hm_schema schema;       /* of one row, f32 */
     const float *x, *dy;           /* [row_count, columns]; dy for backward; until cb */
     uint32_t row_count;            /* 1 to HM_CALL_ROWS_MAX */
@@ -94,11 +95,12 @@ struct hm_dispatch_op { /* caller's memory, until cb has run; zero it first */
     struct hm_link calls;   /* its calls to servers */
     struct hm_timer timer;  /* deadline, or k_min's */
     struct hm_timer turn;   /* start's own failures and the end, in a later turn */
-    struct hm_buf *scratch; /* the next four */
+    struct hm_buf *scratch; /* the next five */
     uint32_t *answered;     /* [row_count]: answers so far */
     uint32_t *hopeful;      /* [row_count]: answers so far or still possible */
     uint32_t *need;         /* [row_count]: answers wanted */
     uint32_t *local;        /* [row_count]: a row's place in the call that is being made */
+    uint32_t *order;        /* [row_count]: the row at each place of it */
     uint32_t rows_short;    /* rows that lack answers */
     unsigned parts_open;
     uint32_t columns;

@@ -3,8 +3,8 @@
  *   get ──► send ──► reply, reply, … ──► end ──► idle again (once no pull is left)
  *                        └─ the operation may leave at any time: cancelled, later replies dropped
  *
- * Happy path:    each row is copied once, whatever number of parts uses it; each reply decides one
- *                part.
+ * Happy path:    each row is coded into the slab once, whatever number of parts uses it; each reply
+ *                decides one part, decoded from where it arrived into the caller's answer.
  * Failure modes: a reply that does not fit what was asked breaks the protocol: its part fails, the
  *                server is suspected. A failing reply without a header, and end() with an error,
  *                fail every part that is still open.
@@ -12,8 +12,6 @@
  *                written while the operation lives, and only there. */
 #include "moe/dispatch_internal.h"
 
-#include <float.h>
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -40,6 +38,7 @@ struct hm_server_call *hm_server_call_get(struct hm_dispatch_op *op,
     call->server = *server;
     call->peer = NULL;
     call->slab = NULL;
+    call->codec = hm_codec_find(HM_CODEC_NONE);
     call->on_wire = call->suspected = false;
     call->timed = false;
     call->part_count = call->pulls = 0;
@@ -77,6 +76,8 @@ static void teach(struct hm_server_call *call, const struct hm_dispatch_part *pa
 {
     struct hm_directory *directory = call->dispatch->directory;
     if (!directory) return;
+    if (status == HM_ERR_UNSUPPORTED && call->codec->id != HM_CODEC_NONE)
+        hm_directory_refused_codec(directory, &call->server);
     if (hm_status_scope(status) == HM_SCOPE_PEER || status == HM_ERR_DRAINING) {
         call->suspected = true;
         hm_directory_suspect(directory, &call->server, 0);
@@ -130,7 +131,8 @@ static void count_times(struct hm_server_call *call, const struct hm_server_time
 
 /* ---- sending --------------------------------------------------------------------------------- */
 
-/* Numbers the rows that the call's parts use, in the order of their first use; returns how many. */
+/* Numbers the rows that the call's parts use, in the order of their first use (op->local, and back:
+ * op->order); returns how many. */
 static uint32_t number_rows(struct hm_server_call *call)
 {
     struct hm_dispatch_op *op = call->op;
@@ -139,7 +141,9 @@ static uint32_t number_rows(struct hm_server_call *call)
     for (unsigned i = 0; i < call->part_count; i++) {
         const struct hm_dispatch_part *part = part_of(call, i);
         for (uint32_t k = 0; k < part->row_count; k++) {
-            if (op->local[part->row[k]] == UINT32_MAX) op->local[part->row[k]] = count++;
+            if (op->local[part->row[k]] != UINT32_MAX) continue;
+            op->order[count] = part->row[k];
+            op->local[part->row[k]] = count++;
         }
     }
     return count;
@@ -170,39 +174,16 @@ static void describe_parts(struct hm_server_call *call, struct hm_call_part *par
     }
 }
 
-/* Rows of `from` that the call uses, in its numbering, encoded into target. */
-static enum hm_status copy_rows(struct hm_server_call *call, const float *from, uint32_t row_count,
-                                const struct hm_codec *codec, struct hm_span target)
-{
-    struct hm_dispatch_op *op = call->op;
-    size_t row_bytes = (size_t)op->columns * sizeof(float);
-    struct hm_buf *plain = NULL;
-    char *to = target.base;
-    if (codec->id !=
-        0) { /* gathered first, then encoded; codec none is the gathered rows themselves */
-        enum hm_status status =
-            hm_buf_pool_get(call->dispatch->buffers, row_count * row_bytes, &plain);
-        if (status != HM_OK) return status;
-        to = plain->base;
-    }
-    for (uint32_t row = 0; row < op->row_count; row++) {
-        uint32_t at = op->local[row];
-        if (at != UINT32_MAX)
-            memcpy(to + at * row_bytes, from + (size_t)row * op->columns, row_bytes);
-    }
-    enum hm_status status = HM_OK;
-    if (plain) status = codec->encode(plain->base, (uint64_t)row_count * op->columns, &target);
-    hm_buf_put(plain);
-    return status;
-}
-
 /* The slab and the header of the call. */
 static enum hm_status build(struct hm_server_call *call, uint8_t *header, size_t *header_bytes)
 {
     struct hm_dispatch *dispatch = call->dispatch;
     struct hm_dispatch_op *op = call->op;
-    const struct hm_codec *codec = op->codec ? op->codec : hm_codec_find(0);
     bool backward = op->pass == HM_PASS_BACKWARD;
+    if (op->codec) /* without a directory the caller knows what servers take */
+        call->codec = dispatch->directory
+                          ? hm_directory_codec(dispatch->directory, &call->server, op->codec)
+                          : op->codec;
     struct hm_call_part parts[HM_CALL_PARTS_MAX];
     struct hm_buf *index;
     size_t indices = 0;
@@ -214,7 +195,7 @@ static enum hm_status build(struct hm_server_call *call, uint8_t *header, size_t
 
     struct hm_call_head head = {
         .pass = op->pass,
-        .codec = codec->id,
+        .codec = call->codec->id,
         .priority = dispatch->priority,
         .schema = op->schema,
         .row_count = row_count,
@@ -226,7 +207,7 @@ static enum hm_status build(struct hm_server_call *call, uint8_t *header, size_t
     size_t table_bytes = hm_call_table_bytes(parts, call->part_count);
     uint64_t rows_bytes, payload_bytes;
     head.table_bytes = table_bytes > UINT32_MAX ? UINT32_MAX : (uint32_t)table_bytes;
-    status = hm_call_rows_bytes(&op->schema, codec->id, row_count, &rows_bytes);
+    status = hm_call_rows_bytes(&op->schema, call->codec->id, row_count, &rows_bytes);
     if (status == HM_OK) status = hm_call_payload_bytes(&head, &payload_bytes);
     if (status == HM_OK)
         status = hm_buf_pool_get(dispatch->buffers, (size_t)payload_bytes, &call->slab);
@@ -235,13 +216,12 @@ static enum hm_status build(struct hm_server_call *call, uint8_t *header, size_t
         hm_writer_init(&writer, call->slab->base, table_bytes);
         hm_call_table_encode(parts, call->part_count, &writer);
         HM_ASSERT(hm_writer_ok(&writer) && hm_writer_count(&writer) == table_bytes);
-        status = copy_rows(call, op->x, row_count, codec,
-                           hm_buf_part(call->slab, table_bytes, (size_t)rows_bytes));
+        uint8_t *rows = (uint8_t *)call->slab->base + table_bytes;
+        status = hm_codec_encode(call->codec, op->x, op->columns, op->order, row_count, rows);
+        if (status == HM_OK && backward)
+            status = hm_codec_encode(call->codec, op->dy, op->columns, op->order, row_count,
+                                     rows + rows_bytes);
     }
-    if (status == HM_OK && backward)
-        status = copy_rows(
-            call, op->dy, row_count, codec,
-            hm_buf_part(call->slab, table_bytes + (size_t)rows_bytes, (size_t)rows_bytes));
     hm_buf_put(index);
     if (status != HM_OK) return status;
 
@@ -287,26 +267,14 @@ void hm_server_call_send(struct hm_server_call *call)
 
 /* ---- answers --------------------------------------------------------------------------------- */
 
-/* Without a way out of the loop it vectorises. */
-static bool all_finite(const float *value, size_t count)
-{
-    bool finite = true;
-    for (size_t i = 0; i < count; i++) finite &= fabsf(value[i]) <= FLT_MAX;
-    return finite;
-}
-
 /* Rows as they came -> the part's answer.  A server's NaN masks its expert, it does not poison the
  * mixture. */
-static enum hm_status take_rows(struct hm_server_call *call, unsigned number, uint8_t codec,
-                                const void *bytes, size_t byte_count)
+static enum hm_status take_rows(struct hm_server_call *call, unsigned number, const void *rows)
 {
     struct hm_dispatch_part *part = part_of(call, number);
-    size_t elements = (size_t)part->row_count * call->op->columns;
-    struct hm_span source = {.base = (void *)bytes, .bytes = byte_count};
-    enum hm_status status = hm_codec_find(codec)->decode(&source, elements, part->answer);
-    if (status != HM_OK) return HM_ERR_PEER_PROTOCOL;
-    if (!all_finite(part->answer, elements)) return HM_ERR_EXPERT_NUMERIC;
-    return HM_OK;
+    enum hm_status status = hm_codec_decode(call->codec, rows, call->op->columns, NULL, NULL,
+                                            part->row_count, part->answer);
+    return status == HM_ERR_NUMERIC ? HM_ERR_EXPERT_NUMERIC : status;
 }
 
 static void pulled(void *arg, enum hm_status status)
@@ -317,7 +285,7 @@ static void pulled(void *arg, enum hm_status status)
     if (call->op) {
         if (status == HM_OK && call->timed) count_times(call, &pull->times);
         if (status == HM_OK)
-            status = take_rows(call, pull->part, pull->codec, pull->buf->base, pull->buf->bytes);
+            status = take_rows(call, pull->part, pull->buf->base);
         else if (status == HM_ERR_CANCELED)
             status = HM_ERR_PEER_RESET; /* nobody here cancels a pull */
         decide(call, pull->part, status);
@@ -333,7 +301,7 @@ static enum hm_status receive(struct hm_server_call *call, const struct hm_call_
 {
     if (in->data) {
         if (call->timed) count_times(call, &answer->times);
-        enum hm_status status = take_rows(call, answer->part, answer->codec, in->data, in->bytes);
+        enum hm_status status = take_rows(call, answer->part, in->data);
         hm_inbound_drop(in);
         return status;
     }
@@ -345,7 +313,6 @@ static enum hm_status receive(struct hm_server_call *call, const struct hm_call_
     }
     pull->call = call;
     pull->part = answer->part;
-    pull->codec = answer->codec;
     pull->times = answer->times;
     struct hm_span span = hm_buf_span(pull->buf);
     call->pulls++;
@@ -362,7 +329,8 @@ static bool fits(struct hm_server_call *call, const struct hm_call_answer *answe
 {
     uint64_t wanted;
     return answer->row_count == part_of(call, answer->part)->row_count &&
-           answer->timed == call->timed && hm_schema_equal(&answer->schema, &call->op->schema) &&
+           answer->codec == call->codec->id && answer->timed == call->timed &&
+           hm_schema_equal(&answer->schema, &call->op->schema) &&
            hm_call_rows_bytes(&answer->schema, answer->codec, answer->row_count, &wanted) ==
                HM_OK &&
            bytes == wanted;

@@ -33,7 +33,6 @@ struct hm_pull { /* an announced answer on its way into a pooled buffer */
     struct hm_server_call *call;
     struct hm_buf *buf;
     uint16_t part; /* of the call */
-    uint8_t codec;
     struct hm_server_times times; /* of a timed call */
 };
 enum { HM_DISPATCH_HEADER_BYTES = 256 };
@@ -49,6 +48,7 @@ struct hm_server_call { /* one HM_METHOD_EXPERT_CALL: pooled, outlives its opera
     bool timed;     /* its answers say where the time went */
     hm_ns sent;     /* of a timed call, on hm_loop_clock: when it was given to rpc */
     struct hm_buf *slab;
+    const struct hm_codec *codec; /* of its rows, and of their answers */
     unsigned part_count, pulls;
     uint16_t part[HM_CALL_PARTS_MAX];       /* numbers in op->part */
     bool taken[HM_CALL_PARTS_MAX];          /* its reply has come: nothing more is expected */

@@ -147,10 +147,11 @@ void hm_batch_run(struct hm_batch *batch)
     if (batch->status != HM_OK || !batch->out) return;
     for (unsigned i = 0; i < batch->piece_count; i++) {
         const struct hm_piece *piece = &batch->piece[i];
+        size_t row_bytes = task_out_row_bytes(piece->task);
         if (!piece->task->joined) continue;
-        memcpy((char *)piece->task->joined->base + piece->task_first * conf->out_row_bytes,
+        memcpy((char *)piece->task->joined->base + piece->task_first * row_bytes,
                (const char *)batch->out->base + piece->batch_first * conf->out_row_bytes,
-               piece->count * conf->out_row_bytes);
+               piece->count * row_bytes);
     }
 }
 

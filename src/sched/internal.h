@@ -99,6 +99,10 @@ static inline bool task_out(const struct hm_task *task)
 {
     return task->rows_taken > task->rows_back;
 }
+static inline size_t task_out_row_bytes(const struct hm_task *task)
+{
+    return task->out_row_bytes ? task->out_row_bytes : task->pool->conf.out_row_bytes;
+}
 void sched_drain_check(struct hm_sched *sched);
 
 /* lane.c */

@@ -161,7 +161,7 @@ static enum hm_status joined_get(struct hm_sched *sched, const struct hm_task *t
     *joined = NULL;
     if (task->row_count <= conf->batch_rows_max || conf->out_row_bytes == 0) return HM_OK;
     enum hm_status status =
-        hm_buf_pool_get(sched->buffers, task->row_count * conf->out_row_bytes, joined);
+        hm_buf_pool_get(sched->buffers, task->row_count * task_out_row_bytes(task), joined);
     if (status == HM_OK || status == HM_ERR_TOO_BIG) return status;
     sched->metric[SCHED_BUSY].value++;
     return HM_ERR_BUSY;
@@ -170,6 +170,7 @@ static enum hm_status joined_get(struct hm_sched *sched, const struct hm_task *t
 enum hm_status hm_sched_submit(struct hm_sched *sched, struct hm_task *task)
 {
     HM_ASSERT(task->pool && task->pool->sched == sched && task->end);
+    HM_ASSERT(task->out_row_bytes <= task->pool->conf.out_row_bytes);
     struct hm_buf *joined;
     enum hm_status status = admit(sched, task);
     if (status == HM_OK) status = joined_get(sched, task, &joined);

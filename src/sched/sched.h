@@ -54,8 +54,8 @@ enum hm_priority {
     HM_PRIORITIES
 };
 
-/* Where a task's answer lies: count rows from row `first` of `slab`.  Reference it (hm_buf_get) to
- * keep it past end(). */
+/* Where a task's answer lies: count rows from `first` times the pool's out_row_bytes of `slab`.
+ * Reference it (hm_buf_get) to keep it past end(). */
 struct hm_rows {
     struct hm_buf *slab;
     uint32_t first, count;
@@ -65,6 +65,9 @@ struct hm_rows {
 struct hm_task {
     struct hm_pool *pool;
     uint32_t row_count; /* >= 1 */
+    /* Bytes of a row of its answer, where run makes it shorter than its pool's out_row_bytes; 0:
+     * those.  Its rows lie one behind the other all the same, from where its piece's would begin. */
+    size_t out_row_bytes;
     hm_ns deadline;
     /* out: NULL unless HM_OK */
     void (*end)(struct hm_task *task, enum hm_status status, const struct hm_rows *out);

@@ -40,6 +40,7 @@ enum hm_status hm_expert_server_admit(struct hm_served_part *part)
 
     part->task = (struct hm_task){.pool = hosted->pass[call->head.pass].pool,
                                   .row_count = part->view.row_count,
+                                  .out_row_bytes = hm_expert_server_out_row_bytes(part),
                                   .deadline = hm_request_deadline(call->request),
                                   .end = part_ended,
                                   .arg = part};

@@ -7,7 +7,6 @@
 #include "server/internal.h"
 
 #include "base/log.h"
-#include "tensor/codec.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -27,8 +26,7 @@ static void fill_info(struct hm_expert_server *server, struct hm_server_info *in
     info->node = *hm_identity_node(hm_rpc_identity(server->conf.rpc));
     if (hm_rpc_address(server->conf.rpc, &info->addrs)) info->addrs.count = 0;
     strncpy(info->version, HM_VERSION, sizeof(info->version) - 1);
-    for (unsigned id = 0; id < 64; id++)
-        if (hm_codec_find((uint8_t)id)) info->codecs |= UINT64_C(1) << id;
+    info->codecs = server->conf.codecs;
     HM_LIST_EACH (link, &server->hosted_list) {
         const struct hm_hosted *hosted = HM_CONTAINER_OF(link, struct hm_hosted, link);
         for (unsigned pass = 0; pass < HM_PASSES; pass++)

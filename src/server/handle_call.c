@@ -12,8 +12,6 @@
  *                to 0; its slab lives until then, so that the lane may read it. */
 #include "server/internal.h"
 
-#include "tensor/codec.h"
-
 #include <string.h>
 
 static struct hm_served_part *parts_of(struct hm_served_call *call)
@@ -60,6 +58,18 @@ static void stage_times(const struct hm_served_part *part, struct hm_server_time
         hm_histogram_add(&server->stages.ns[i], times->stage[i]);
 }
 
+/* The rows that a pass gives back: y, or dx. */
+static const struct hm_schema *out_schema(const struct hm_served_part *part)
+{
+    const struct hm_plan *plan = hm_expert_plan(part->hosted->expert);
+    return part->call->head.pass == HM_PASS_FORWARD ? &plan->output : &plan->input;
+}
+
+size_t hm_expert_server_out_row_bytes(const struct hm_served_part *part)
+{
+    return hm_codec_row_bytes(hm_served_codec(part), out_schema(part)->row[0].dim[0]);
+}
+
 void hm_expert_server_answer(struct hm_served_part *part, enum hm_status status,
                              const struct hm_rows *rows)
 {
@@ -67,20 +77,21 @@ void hm_expert_server_answer(struct hm_served_part *part, enum hm_status status,
     struct hm_expert_server *server = call->server;
     uint8_t header[HM_CALL_HEADER_BYTES_MAX];
     struct hm_writer writer;
-    struct hm_call_answer answer = {
-        .part = (uint16_t)(part - parts_of(call)), .step = part->step, .schema = call->head.schema};
+    struct hm_call_answer answer = {.part = (uint16_t)(part - parts_of(call)),
+                                    .codec = call->head.codec,
+                                    .step = part->step,
+                                    .schema = call->head.schema};
     struct hm_span span = {0};
     unsigned span_count = 0;
     if (status == HM_OK) {
-        const struct hm_plan *plan = hm_expert_plan(part->hosted->expert);
-        uint64_t row_bytes = 0;
-        answer.schema = call->head.pass == HM_PASS_FORWARD ? plan->output : plan->input;
+        answer.schema = *out_schema(part);
         answer.row_count = rows->count;
-        enum hm_status sized = hm_schema_row_bytes(&answer.schema, &row_bytes);
-        HM_ASSERT(sized == HM_OK); /* it was sized when its pool was made */
-        span = hm_buf_part(rows->slab, rows->first * row_bytes, rows->count * row_bytes);
+        size_t pitch = answer.schema.row[0].dim[0] * sizeof(float); /* of the batch's pieces */
+        span = hm_buf_part(rows->slab, rows->first * pitch,
+                           rows->count * hm_expert_server_out_row_bytes(part));
         span_count = 1;
         server->parts_ok.value++;
+        server->parts_coded.value += call->head.codec != HM_CODEC_NONE;
         server->rows_done += rows->count;
     } else if ((status == HM_ERR_BUSY || status == HM_ERR_REFUSED) && part->hosted) {
         const struct hm_pool *pool = part->hosted->pass[call->head.pass].pool;
@@ -116,18 +127,18 @@ static enum hm_status decode_parts(struct hm_served_call *call)
     status = hm_buf_pool_get(buffers, part_bytes, &call->parts);
     if (status) goto put_views;
 
-    uint64_t row_bytes = 0;
-    status = hm_schema_row_bytes(&head->schema, &row_bytes);
+    uint64_t rows_bytes = 0;
+    status = hm_call_rows_bytes(&head->schema, head->codec, head->row_count, &rows_bytes);
     if (status) goto put_views;
     const char *x = (const char *)call->slab->base + head->table_bytes;
-    const char *dy = x + row_bytes * head->row_count;
+    const char *dy = x + rows_bytes;
     memset(call->parts->base, 0, part_bytes);
     for (unsigned i = 0; i < head->part_count; i++) {
         struct hm_served_part *part = &parts_of(call)[i];
         part->call = call;
         part->view = ((const struct hm_call_part *)views->base)[i];
-        part->x = (const float *)(const void *)x;
-        if (head->pass == HM_PASS_BACKWARD) part->dy = (const float *)(const void *)dy;
+        part->x = x;
+        if (head->pass == HM_PASS_BACKWARD) part->dy = dy;
     }
 put_views:
     hm_buf_put(views);
@@ -177,6 +188,8 @@ static enum hm_status check_head(struct hm_served_call *call, const void *header
     uint64_t payload_bytes = 0;
     enum hm_status status = hm_call_head_decode(header, header_bytes, &call->head);
     if (!status) status = hm_call_payload_bytes(&call->head, &payload_bytes);
+    if (!status && !(call->server->conf.codecs >> call->head.codec & 1))
+        status = HM_ERR_UNSUPPORTED;
     if (!status && payload_bytes != in->bytes) status = HM_ERR_PEER_PROTOCOL;
     if (!status && call->server->draining) status = HM_ERR_DRAINING;
     if (!status) status = hm_buf_pool_get(call->server->conf.buffers, in->bytes, &call->slab);

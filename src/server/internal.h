@@ -14,6 +14,7 @@ struct hm_served_lane {
     struct hm_pool *snapshots; /* saving takes its turn between batches, like any other work */
     struct hm_exec exec;
     struct hm_span x, dy; /* gathered rows of a batch */
+    struct hm_span out;   /* its output, before it is coded; a row longer than the batch */
     unsigned team;
 };
 
@@ -44,9 +45,9 @@ struct hm_served_part {
     struct hm_served_call *call;
     struct hm_hosted *hosted;
     struct hm_call_part view;
-    const float *x, *dy; /* the call's rows; dy NULL in a forward */
-    bool admitted;       /* its task is the scheduler's */
-    hm_ns queued;        /* of a timed call, on hm_loop_clock; 0: not admitted */
+    const void *x, *dy; /* the call's rows, coded; dy NULL in a forward */
+    bool admitted;      /* its task is the scheduler's */
+    hm_ns queued;       /* of a timed call, on hm_loop_clock; 0: not admitted */
     /* Written by the lane, read by the loop once the task has ended. */
     uint64_t step;
     bool stepped; /* an optimizer step was made with its rows */
@@ -105,12 +106,17 @@ struct hm_expert_server {
     char drain_line[HM_ERROR_LINE_BYTES];
     void (*drain_done)(void *arg, enum hm_status status);
     void *drain_arg;
-    struct hm_metric parts_ok, parts_failed, parts_refused, parts_duplicate;
+    struct hm_metric parts_ok, parts_coded, parts_failed, parts_refused, parts_duplicate;
     struct hm_metric checkpoints_saved, checkpoints_failed;
     struct hm_stages stages;
 };
 
 struct hm_hosted *hm_expert_server_find(const struct hm_expert_server *server, const char *uid);
+
+static inline const struct hm_codec *hm_served_codec(const struct hm_served_part *part)
+{
+    return hm_codec_find(part->call->head.codec); /* known: the head was decoded */
+}
 
 /* handle_call.c */
 void hm_expert_server_handle_call(void *arg, struct hm_request *request, const void *header,
@@ -118,6 +124,8 @@ void hm_expert_server_handle_call(void *arg, struct hm_request *request, const v
 void hm_expert_server_call_gone(void *arg, struct hm_request *request);
 /* Cancels what of it still waits for a batch; its parts end in later turns. */
 void hm_expert_server_call_cancel(struct hm_served_call *call);
+/* Bytes of a coded row of the part's answer. */
+size_t hm_expert_server_out_row_bytes(const struct hm_served_part *part);
 /* Answers one part; its call is finished, and its memory gone, with the last one. */
 void hm_expert_server_answer(struct hm_served_part *part, enum hm_status status,
                              const struct hm_rows *rows);

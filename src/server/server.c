@@ -30,6 +30,7 @@ static void metrics_add(struct hm_expert_server *server)
         const char *name, *help;
     } row[] = {
         {&server->parts_ok, "server.parts_ok", "parts answered with rows"},
+        {&server->parts_coded, "server.parts_coded", "of these, with rows of a codec"},
         {&server->parts_failed, "server.parts_failed", "parts that failed after admission"},
         {&server->parts_refused, "server.parts_refused", "parts refused at admission"},
         {&server->parts_duplicate, "server.parts_duplicate", "backwards applied before"},
@@ -49,6 +50,7 @@ static void metrics_remove(struct hm_expert_server *server)
     hm_stages_fini(&server->stages);
     if (!server->conf.metrics) return;
     hm_metrics_remove(&server->parts_ok);
+    hm_metrics_remove(&server->parts_coded);
     hm_metrics_remove(&server->parts_failed);
     hm_metrics_remove(&server->parts_refused);
     hm_metrics_remove(&server->parts_duplicate);
@@ -64,6 +66,8 @@ enum hm_status hm_expert_server_create(const struct hm_expert_server_conf *conf,
     if (!server) return HM_ERR_NO_MEMORY;
     server->conf = *conf;
     server->plan = *conf->plan;
+    if (conf->codecs == 0) server->conf.codecs = HM_CODECS_ALL;
+    server->conf.codecs |= UINT64_C(1) << HM_CODEC_NONE;
     server->hash_seed = hm_loop_random(conf->loop, HM_RANDOM_IDS);
     hm_list_init(&server->hosted_list);
     hm_list_init(&server->calls_free);
@@ -136,7 +140,8 @@ enum hm_status hm_expert_server_host(struct hm_expert_server *server, const stru
         return hm_fail(HM_ERR_INVALID, "expert %s is named twice; name each expert once",
                        uid->text);
     if (server->hosted.count == server->conf.experts_max)
-        return hm_fail(HM_ERR_TOO_BIG, "more than %u experts on one server; host the rest on another",
+        return hm_fail(HM_ERR_TOO_BIG,
+                       "more than %u experts on one server; host the rest on another",
                        server->conf.experts_max);
     struct hm_hosted *hosted = calloc(1, sizeof(*hosted));
     if (!hosted) return HM_ERR_NO_MEMORY;
@@ -217,6 +222,7 @@ static enum hm_status lane_alloc(struct hm_expert_server *server, struct hm_serv
     struct hm_device *device = lane->exec.device;
     enum hm_status status = device->ops->alloc(device, rows * row_bytes + 64, &lane->x);
     if (!status) status = device->ops->alloc(device, rows * row_bytes + 64, &lane->dy);
+    if (!status) status = device->ops->alloc(device, (rows + 1) * row_bytes + 64, &lane->out);
     if (!status) status = device->ops->alloc(device, rows * scratch + 64, &lane->exec.scratch);
     return status;
 }
@@ -314,6 +320,7 @@ static void lane_destroy(struct hm_expert_server *server, struct hm_served_lane 
     hm_lane_destroy(lane->lane);
     if (lane->x.base) ops->free(server->cpu, &lane->x);
     if (lane->dy.base) ops->free(server->cpu, &lane->dy);
+    if (lane->out.base) ops->free(server->cpu, &lane->out);
     if (lane->exec.scratch.base) ops->free(server->cpu, &lane->exec.scratch);
     ops->stream_destroy(lane->exec.stream);
 }

@@ -30,6 +30,7 @@ struct hm_expert_server_conf {
     uint32_t queue_rows_max;         /* of every pool */
     uint32_t calls_max;              /* requests being served at once */
     uint32_t experts_max;
+    uint64_t codecs; /* a set (tensor/codec.h), none always in it; 0: all */
     hm_ns batch_delay_max;
     hm_ns save_interval;    /* 0: at exit only */
     hm_ns declare_interval; /* 0: 30 s; server records live twice as long */

@@ -1,66 +1,149 @@
-/* tensor/codec.c - the table of codecs.  `none` is there; f16, bf16 and u8 have their ids kept for
- * them and are refused by name, so that a newer peer's choice ends in a line that says what is
- * wrong.
+/* tensor/codec.c - the table of codecs, which instructions code here, and the loops over rows.
  *
- * Failure modes: encode: HM_ERR_TOO_BIG if the target is too small; decode: HM_ERR_PEER_PROTOCOL
- *                for any other length.
- * Invariants:    encode sets target->bytes to what it wrote; on failure nothing of the target is
- *                touched. */
+ * Invariants: a coded row never has more bytes than the row, so that what holds rows holds them
+ *             coded as well. */
 #include "tensor/codec.h"
 
 #include "base/assert.h"
+#include "tensor/codec_kernels.h"
+#include "tensor/codec_value.h"
 
-#include <string.h>
+#include <stdatomic.h>
+#include <stdio.h>
 
-/* Both platforms that we build for are little-endian, so memory is the wire form. */
-_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "codec none copies f32 as little-endian");
-
-static size_t none_bytes_max(uint64_t elements)
-{
-    return (size_t)elements * sizeof(float);
-}
-
-static enum hm_status none_encode(const float *source, uint64_t elements, struct hm_span *target)
-{
-    size_t bytes = none_bytes_max(elements);
-    if (target->bytes < bytes) return HM_ERR_TOO_BIG;
-    if (bytes > 0) memcpy(target->base, source, bytes);
-    target->bytes = bytes;
-    return HM_OK;
-}
-
-static enum hm_status none_decode(const struct hm_span *source, uint64_t elements, float *target)
-{
-    if (source->bytes % sizeof(float) != 0 || source->bytes / sizeof(float) != elements)
-        return HM_ERR_PEER_PROTOCOL;
-    if (source->bytes > 0) memcpy(target, source->base, source->bytes);
-    return HM_OK;
-}
-
-static const struct hm_codec codecs[] = {
-    {0, "none", none_bytes_max, none_encode, none_decode},
+static const struct hm_codec codecs[HM_CODEC_COUNT] = {
+    {HM_CODEC_NONE, "none"},
+    {HM_CODEC_F16, "f16"},
+    {HM_CODEC_BF16, "bf16"},
+    {HM_CODEC_U8, "u8"},
 };
-static const char *const reserved[] = {"f16", "bf16", "u8"};
+
+/* ---- names ----------------------------------------------------------------------------------- */
 
 const struct hm_codec *hm_codec_find(uint8_t id)
 {
-    for (size_t i = 0; i < HM_COUNT_OF(codecs); i++) {
-        if (codecs[i].id == id) return &codecs[i];
+    return id < HM_CODEC_COUNT ? &codecs[id] : NULL;
+}
+
+/* The codec of these first `length` characters. */
+static const struct hm_codec *by_name(const char *name, size_t length)
+{
+    for (unsigned i = 0; i < HM_CODEC_COUNT; i++) {
+        if (strlen(codecs[i].name) == length && memcmp(codecs[i].name, name, length) == 0)
+            return &codecs[i];
     }
+    char known[HM_CODEC_SET_TEXT_BYTES];
+    (void)hm_fail(HM_ERR_INVALID, "'%.*s' is no codec; there are %s",
+                  (int)(length < 32 ? length : 32), name, hm_codec_set_text(HM_CODECS_ALL, known));
     return NULL;
 }
 
 const struct hm_codec *hm_codec_by_name(const char *name)
 {
-    for (size_t i = 0; i < HM_COUNT_OF(codecs); i++) {
-        if (strcmp(codecs[i].name, name) == 0) return &codecs[i];
+    return by_name(name, strlen(name));
+}
+
+enum hm_status hm_codec_set_parse(const char *names, uint64_t *set)
+{
+    uint64_t parsed = UINT64_C(1) << HM_CODEC_NONE;
+    for (const char *at = names;;) {
+        size_t length = strcspn(at, ",");
+        const struct hm_codec *codec = by_name(at, length);
+        if (!codec) return HM_ERR_INVALID;
+        parsed |= UINT64_C(1) << codec->id;
+        if (at[length] == '\0') break;
+        at += length + 1;
     }
-    for (size_t i = 0; i < HM_COUNT_OF(reserved); i++) {
-        if (strcmp(reserved[i], name) == 0) {
-            (void)hm_fail(HM_ERR_UNSUPPORTED, "codec '%s' is not in this version; use none", name);
-            return NULL;
-        }
+    *set = parsed;
+    return HM_OK;
+}
+
+const char *hm_codec_set_text(uint64_t set, char text[HM_CODEC_SET_TEXT_BYTES])
+{
+    int used = 0;
+    text[0] = '\0';
+    for (unsigned i = 0; i < HM_CODEC_COUNT; i++) {
+        if (!(set >> i & 1)) continue;
+        used += snprintf(text + used, HM_CODEC_SET_TEXT_BYTES - (size_t)used, "%s%s",
+                         used > 0 ? "," : "", codecs[i].name);
+        HM_ASSERT(used < HM_CODEC_SET_TEXT_BYTES);
     }
-    (void)hm_fail(HM_ERR_INVALID, "'%s' is no codec; the known one is none", name);
-    return NULL;
+    return text;
+}
+
+/* ---- instructions ---------------------------------------------------------------------------- */
+
+unsigned hm_codec_kernels_list(const struct hm_codec_kernels *list[HM_CODEC_KERNELS_MAX])
+{
+    unsigned count = 0;
+#if defined(__x86_64__) && defined(__GNUC__)
+    if (__builtin_cpu_supports("avx512f")) list[count++] = &hm_codec_kernels_avx512;
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c"))
+        list[count++] = &hm_codec_kernels_avx2;
+#elif defined(__aarch64__) && defined(__GNUC__)
+    list[count++] = &hm_codec_kernels_neon;
+#endif
+    list[count++] = &hm_codec_kernels_scalar;
+    return count;
+}
+
+/* Threads that come here at once find the same. */
+static const struct hm_codec_kernels *kernels(void)
+{
+    static const struct hm_codec_kernels *_Atomic best;
+    const struct hm_codec_kernels *here = atomic_load_explicit(&best, memory_order_relaxed);
+    if (!here) {
+        const struct hm_codec_kernels *list[HM_CODEC_KERNELS_MAX];
+        (void)hm_codec_kernels_list(list);
+        here = list[0];
+        atomic_store_explicit(&best, here, memory_order_relaxed);
+    }
+    return here;
+}
+
+const char *hm_codec_instructions(void)
+{
+    return kernels()->name;
+}
+
+/* ---- rows ------------------------------------------------------------------------------------ */
+
+size_t hm_codec_row_bytes(const struct hm_codec *codec, uint32_t columns)
+{
+    size_t blocks = ((size_t)columns + HM_CODEC_BLOCK - 1) / HM_CODEC_BLOCK;
+    switch ((enum hm_codec_id)codec->id) {
+    case HM_CODEC_F16:
+    case HM_CODEC_BF16: return columns * sizeof(uint16_t);
+    case HM_CODEC_U8:
+        if (!hm_u8_stays_f32(columns)) return columns + blocks * HM_U8_HEADER_BYTES;
+        break;
+    case HM_CODEC_NONE:
+    case HM_CODEC_COUNT: break;
+    }
+    return columns * sizeof(float);
+}
+
+enum hm_status hm_codec_encode(const struct hm_codec *codec, const float *from, uint32_t columns,
+                               const uint32_t *index, uint32_t rows, void *to)
+{
+    hm_codec_encode_fn encode = kernels()->encode[codec->id];
+    size_t row_bytes = hm_codec_row_bytes(codec, columns);
+    for (uint32_t i = 0; i < rows; i++) {
+        const float *row = from + (size_t)(index ? index[i] : i) * columns;
+        if (!encode(row, columns, (uint8_t *)to + i * row_bytes)) return HM_ERR_NUMERIC;
+    }
+    return HM_OK;
+}
+
+enum hm_status hm_codec_decode(const struct hm_codec *codec, const void *from, uint32_t columns,
+                               const uint32_t *index, const float *scale, uint32_t rows, float *to)
+{
+    hm_codec_decode_fn decode = kernels()->decode[codec->id];
+    size_t row_bytes = hm_codec_row_bytes(codec, columns);
+    for (uint32_t i = 0; i < rows; i++) {
+        const uint8_t *row = (const uint8_t *)from + (size_t)(index ? index[i] : i) * row_bytes;
+        if (!decode(row, columns, scale ? scale[i] : 1.0f, to + (size_t)i * columns))
+            return HM_ERR_NUMERIC;
+    }
+    return HM_OK;
 }
