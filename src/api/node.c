@@ -56,12 +56,7 @@ char *hm_node_path(const struct hm_node *node, const char *leaf)
 
 enum hm_status hm_node_run(struct hm_node *node, hm_wait_start start, void *arg)
 {
-    struct hm_wait *wait;
-    enum hm_status status = hm_wait_create(&node->bridge, &wait);
-    if (status) return status;
-    status = hm_wait_run(wait, start, arg);
-    hm_wait_destroy(wait);
-    return status;
+    return hm_wait_run(&node->bridge, start, arg);
 }
 
 /* ---- open ------------------------------------------------------------------------------------ */

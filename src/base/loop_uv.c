@@ -6,8 +6,10 @@
  *               changed watches are handed to libuv; the timerfd is armed, or
  *               the idle handle is started because something is already due
  *     poll      the only place that sleeps: watches, signals, resolved names    one batch
- *     check     posts that were there when the phase began, oldest first        one batch
+ *     check     posts that were there when it began, oldest first               one batch
  *               timers due, in the order of (due, order of starting)            one batch
+ *               the same again while there are any, for a few rounds: what a
+ *               callback puts off to its next turn needs no system call between
  *     closing   slots of stopped watches come back to the pool
  *
  * A batch is a turn: the clock is read once, at its first callback, and stays.  A post or a timer
@@ -32,6 +34,10 @@
 #include <unistd.h>
 
 /* The libuv side of a watch; it outlives the watch until libuv has closed the handle. */
+/* Of posts and timers, before descriptors are looked at again. */
+enum { ROUNDS_MAX = 8 };
+#define ROUNDS_TIME (HM_MS / 2)
+
 struct watch_slot {
     uv_poll_t poll;
     struct loop_uv *loop;
@@ -69,6 +75,7 @@ static hm_ns clock_ns(clockid_t clock)
 void hm_loop_uv_batch_begin(struct loop_uv *loop)
 {
     if (loop->in_batch) return;
+    atomic_store_explicit(&loop->asleep, false, memory_order_relaxed);
     loop->in_batch = true;
     loop->now = clock_ns(CLOCK_MONOTONIC);
     loop->turn++;
@@ -145,15 +152,18 @@ static void on_timer_fd(uv_poll_t *poll, int status, int events)
     loop->armed_due = HM_NS_NEVER;
 }
 
-static void fire_timers(struct loop_uv *loop)
+/* False: none was due. */
+static bool fire_timers(struct loop_uv *loop)
 {
-    if (hm_timer_heap_next(&loop->heap) > clock_ns(CLOCK_MONOTONIC)) return;
+    hm_ns due = hm_timer_heap_next(&loop->heap);
+    if (due == HM_NS_NEVER || due > clock_ns(CLOCK_MONOTONIC)) return false;
     hm_loop_uv_batch_begin(loop);
     uint64_t order_limit = loop->heap.order_next;
     struct hm_timer *timer;
     while ((timer = hm_timer_heap_pop(&loop->heap, loop->now, order_limit)) != NULL)
         timer->cb(timer);
     loop->in_batch = false;
+    return true;
 }
 
 /* ---- posts: a stack that any thread pushes on, reversed when it is drained ---- */
@@ -164,12 +174,12 @@ static void loop_post(struct hm_loop *base, struct hm_post *post)
     HM_ASSERT(post->cb);
     struct hm_post *newest = atomic_load_explicit(&loop->posts, memory_order_relaxed);
     do post->next = newest;
-    while (!atomic_compare_exchange_weak_explicit(&loop->posts, &newest, post, memory_order_release,
+    while (!atomic_compare_exchange_weak_explicit(&loop->posts, &newest, post, memory_order_seq_cst,
                                                   memory_order_relaxed));
-    /* The loop's own callbacks need no wake-up: prepare looks before it lets the loop sleep. Others
-     * need one where nobody has asked for it yet; if the post below is the loop's own, the loop is
-     * awake. */
-    if (loop_here != loop && !newest) {
+    /* A loop that is awake needs no wake-up: it says that it will sleep, and then looks at the posts
+     * once more.  Who comes after that wakes it, once. */
+    if (atomic_load_explicit(&loop->asleep, memory_order_seq_cst) &&
+        atomic_exchange_explicit(&loop->asleep, false, memory_order_seq_cst)) {
         int failed = uv_async_send(&loop->wake);
         HM_ASSERT(!failed);
     }
@@ -180,10 +190,11 @@ static void on_wake(uv_async_t *wake)
     (void)wake; /* the check phase does the work */
 }
 
-static void drain_posts(struct loop_uv *loop)
+/* False: there were none. */
+static bool drain_posts(struct loop_uv *loop)
 {
+    if (!atomic_load_explicit(&loop->posts, memory_order_relaxed)) return false;
     struct hm_post *newest = atomic_exchange_explicit(&loop->posts, NULL, memory_order_acquire);
-    if (!newest) return;
     struct hm_post *oldest = NULL;
     while (newest) {
         struct hm_post *next = newest->next;
@@ -198,6 +209,7 @@ static void drain_posts(struct loop_uv *loop)
         post->cb(post); /* may free the post */
     }
     loop->in_batch = false;
+    return true;
 }
 
 /* ---- watches ------------------------------------------------------------- */
@@ -357,8 +369,9 @@ static void on_prepare(uv_prepare_t *prepare)
     bool may_sleep = run_hooks(loop);
     apply_changed_watches(loop);
     hm_ns due = hm_timer_heap_next(&loop->heap);
-    if (atomic_load_explicit(&loop->posts, memory_order_relaxed)) may_sleep = false;
     if (due <= clock_ns(CLOCK_MONOTONIC)) may_sleep = false;
+    atomic_store_explicit(&loop->asleep, may_sleep, memory_order_seq_cst);
+    if (atomic_load_explicit(&loop->posts, memory_order_seq_cst)) may_sleep = false;
     if (may_sleep) {
         timer_arm(loop, due);
         uv_idle_stop(&loop->awake);
@@ -371,8 +384,14 @@ static void on_check(uv_check_t *check)
 {
     struct loop_uv *loop = check->data;
     loop->in_batch = false; /* the descriptors' batch is over */
-    drain_posts(loop);
-    fire_timers(loop);
+    atomic_store_explicit(&loop->asleep, false, memory_order_relaxed);
+    hm_ns until = 0;
+    for (unsigned round = 0; round < ROUNDS_MAX; round++) {
+        bool posts = drain_posts(loop), timers = fire_timers(loop);
+        if ((!posts && !timers) || loop->stopping) return;
+        if (round == 0) until = loop->now + ROUNDS_TIME;
+        if (loop->now >= until) return;
+    }
 }
 
 /* ---- life ---------------------------------------------------------------- */
@@ -497,6 +516,7 @@ void hm_loop_uv_run(struct hm_loop *base)
     struct loop_uv *loop = hm_loop_uv_of(base);
     HM_ASSERT(!loop_here && !atomic_load(&loop->running));
     loop_here = loop;
+    loop->stopping = false;
     atomic_store(&loop->running, true);
     uv_run(&loop->uv, UV_RUN_DEFAULT); /* the wake handle keeps it alive until uv_stop */
     loop->in_batch = false;
@@ -506,5 +526,7 @@ void hm_loop_uv_run(struct hm_loop *base)
 
 void hm_loop_uv_stop(struct hm_loop *base)
 {
-    uv_stop(&owned(base)->uv);
+    struct loop_uv *loop = owned(base);
+    loop->stopping = true;
+    uv_stop(&loop->uv);
 }

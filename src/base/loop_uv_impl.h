@@ -19,7 +19,9 @@ struct loop_uv {
     hm_ns now;     /* of the batch of callbacks that is running */
     uint64_t turn; /* one for each batch */
     bool in_batch; /* now is frozen */
+    bool stopping; /* run returns after this round */
     _Atomic bool running;
+    _Atomic bool asleep; /* or about to be: who posts must wake it */
 
     struct hm_timer_heap heap;
     int timer_fd;

@@ -15,6 +15,7 @@
 #include "base/log.h"
 
 #include <errno.h>
+#include <linux/futex.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -142,13 +143,64 @@ uintptr_t hm_thread_here(void)
     return (uintptr_t)&mark;
 }
 
-/* ---- events -------------------------------------------------------------- */
+/* ---- events --------------------------------------------------------------
+ *
+ * CLEAR -- set --> SET -- wait --> CLEAR          The setter asks the kernel only if it finds
+ *   '---- wait ---> SLEPT_ON -- set, wake --> SET  SLEPT_ON.  It touches nothing after its exchange:
+ *                                                  waking an address reads no memory. */
 
-struct hm_event {
-    pthread_mutex_t mutex;
-    pthread_cond_t changed;
-    bool set;
-};
+enum { CLEAR, SET, SLEPT_ON };
+
+static void futex(struct hm_event *event, int operation, uint32_t value,
+                  const struct timespec *timeout)
+{
+    (void)syscall(SYS_futex, &event->state, operation | FUTEX_PRIVATE_FLAG, value, timeout, NULL,
+                  0);
+}
+
+void hm_event_set(struct hm_event *event)
+{
+    if (atomic_exchange_explicit(&event->state, SET, memory_order_release) == SLEPT_ON)
+        futex(event, FUTEX_WAKE, 1, NULL);
+}
+
+/* Takes what was set; else says that somebody sleeps. */
+static bool event_take(struct hm_event *event)
+{
+    uint32_t seen = SET;
+    if (atomic_compare_exchange_strong_explicit(&event->state, &seen, CLEAR, memory_order_acquire,
+                                                memory_order_relaxed))
+        return true;
+    seen = CLEAR;
+    (void)atomic_compare_exchange_strong_explicit(&event->state, &seen, SLEPT_ON,
+                                                  memory_order_relaxed, memory_order_relaxed);
+    return false;
+}
+
+void hm_event_wait(struct hm_event *event)
+{
+    while (!event_take(event)) futex(event, FUTEX_WAIT, SLEPT_ON, NULL);
+}
+
+bool hm_event_wait_for(struct hm_event *event, hm_ns duration)
+{
+    hm_ns until = hm_thread_clock() + duration;
+    while (!event_take(event)) {
+        hm_ns now = hm_thread_clock();
+        if (now >= until) {
+            uint32_t seen = SLEPT_ON; /* nobody does any more, unless it was set just now */
+            return !atomic_compare_exchange_strong_explicit(
+                       &event->state, &seen, CLEAR, memory_order_acquire, memory_order_acquire) &&
+                   event_take(event);
+        }
+        struct timespec left = {.tv_sec = (time_t)((until - now) / HM_S),
+                                .tv_nsec = (long)((until - now) % HM_S)};
+        futex(event, FUTEX_WAIT, SLEPT_ON, &left);
+    }
+    return true;
+}
+
+/* ---- workers ------------------------------------------------------------- */
 
 /* Neither initialisation fails on Linux for default attributes; glibc allocates nothing for them.
  */
@@ -167,41 +219,6 @@ static void sync_fini(pthread_mutex_t *mutex, pthread_cond_t *cond)
     failed = pthread_mutex_destroy(mutex);
     HM_ASSERT(!failed);
 }
-
-enum hm_status hm_event_create(struct hm_event **created)
-{
-    struct hm_event *event = calloc(1, sizeof *event);
-    if (!event) return hm_fail(HM_ERR_NO_MEMORY, "no memory for an event");
-    sync_init(&event->mutex, &event->changed);
-    *created = event;
-    return HM_OK;
-}
-
-void hm_event_destroy(struct hm_event *event)
-{
-    if (!event) return;
-    sync_fini(&event->mutex, &event->changed);
-    free(event);
-}
-
-void hm_event_set(struct hm_event *event)
-{
-    lock(&event->mutex);
-    event->set = true;
-    /* Under the lock: the waiter may destroy the event as soon as it has woken. */
-    pthread_cond_signal(&event->changed);
-    unlock(&event->mutex);
-}
-
-void hm_event_wait(struct hm_event *event)
-{
-    lock(&event->mutex);
-    while (!event->set) pthread_cond_wait(&event->changed, &event->mutex);
-    event->set = false;
-    unlock(&event->mutex);
-}
-
-/* ---- workers ------------------------------------------------------------- */
 
 struct hm_worker {
     struct hm_loop *loop;

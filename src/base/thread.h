@@ -5,6 +5,8 @@
 
 #include "base/loop.h"
 
+#include <stdatomic.h>
+
 /* Where a thread runs.  cpu_count 0: anywhere.  A place that the system does not grant is a logged
  * warning. */
 enum { HM_CPUS_MAX = 1024 };
@@ -27,12 +29,16 @@ uintptr_t hm_thread_here(void);
 hm_ns hm_thread_clock(void);
 void hm_thread_sleep(hm_ns duration);
 
-/* One-shot wait between a caller's thread and the loop. */
-struct hm_event;
-HM_MUST_CHECK enum hm_status hm_event_create(struct hm_event **event);
-void hm_event_destroy(struct hm_event *event);
+/* One-shot wait between two threads: one waits, any sets.
+ * Memory:  the caller's, all zero at first; the waiter may take it away as soon as it has woken.
+ * Cost:    no system call where nobody sleeps. */
+struct hm_event {
+    _Atomic uint32_t state;
+};
 void hm_event_set(struct hm_event *event);
 void hm_event_wait(struct hm_event *event); /* returns once set, and clears it */
+/* The same, for `duration` at most; false: it was not set. */
+bool hm_event_wait_for(struct hm_event *event, hm_ns duration);
 
 /* A worker: one thread, a FIFO of at most jobs_max jobs (those that wait and the one that runs).
  * job->run runs on the worker, then job->done on the loop. */

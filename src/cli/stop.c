@@ -10,7 +10,7 @@
 struct cli_stop {
     struct hm_node *node;
     struct hm_signal interrupt, terminate;
-    struct hm_event *event;
+    struct hm_event event;
     atomic_bool asked;
     bool signalled;
     bool
@@ -57,11 +57,7 @@ int cli_stop_start(struct hm_node *node, struct cli_stop **out)
     if (!stop) return cli_fail(CLI_FAILED, HM_ERR_NO_MEMORY);
     stop->node = node;
     stop->launched = getenv("SLURM_JOB_ID") || getenv("OMPI_COMM_WORLD_SIZE");
-    enum hm_status status = hm_event_create(&stop->event);
-    if (!status) {
-        status = hm_node_run(node, start_on_loop, stop);
-        if (status) hm_event_destroy(stop->event);
-    }
+    enum hm_status status = hm_node_run(node, start_on_loop, stop);
     if (status) {
         free(stop);
         return cli_fail(CLI_FAILED, status);
@@ -72,7 +68,7 @@ int cli_stop_start(struct hm_node *node, struct cli_stop **out)
 
 void cli_stop_ask(struct cli_stop *stop)
 {
-    if (!atomic_exchange(&stop->asked, true)) hm_event_set(stop->event);
+    if (!atomic_exchange(&stop->asked, true)) hm_event_set(&stop->event);
 }
 
 bool cli_stop_asked(const struct cli_stop *stop)
@@ -82,13 +78,12 @@ bool cli_stop_asked(const struct cli_stop *stop)
 
 void cli_stop_wait(struct cli_stop *stop)
 {
-    while (!cli_stop_asked(stop)) hm_event_wait(stop->event);
+    while (!cli_stop_asked(stop)) hm_event_wait(&stop->event);
 }
 
 void cli_stop_end(struct cli_stop *stop)
 {
     enum hm_status status = hm_node_run(stop->node, end_on_loop, stop);
     HM_ASSERT(status == HM_OK);
-    hm_event_destroy(stop->event);
     free(stop);
 }

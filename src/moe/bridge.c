@@ -10,11 +10,10 @@
 #include "base/assert.h"
 
 #include <stdio.h>
-#include <stdlib.h>
 
 struct hm_wait {
-    struct hm_bridge bridge;
-    struct hm_event *event; /* NULL: the loop is run by the caller */
+    const struct hm_bridge *bridge;
+    struct hm_event event;
     struct hm_post post;
     hm_wait_start start;
     void *arg;
@@ -23,27 +22,6 @@ struct hm_wait {
     char line[HM_ERROR_LINE_BYTES];
 };
 
-enum hm_status hm_wait_create(const struct hm_bridge *bridge, struct hm_wait **out)
-{
-    struct hm_wait *wait = calloc(1, sizeof *wait);
-    if (!wait) return hm_fail(HM_ERR_NO_MEMORY, "no memory to wait with");
-    wait->bridge = *bridge;
-    enum hm_status status = bridge->run ? HM_OK : hm_event_create(&wait->event);
-    if (status != HM_OK) {
-        free(wait);
-        return status;
-    }
-    *out = wait;
-    return HM_OK;
-}
-
-void hm_wait_destroy(struct hm_wait *wait)
-{
-    if (!wait) return;
-    if (wait->event) hm_event_destroy(wait->event);
-    free(wait);
-}
-
 static void start(struct hm_post *post)
 {
     struct hm_wait *wait = post->arg;
@@ -51,21 +29,23 @@ static void start(struct hm_post *post)
     wait->start(wait, wait->arg);
 }
 
-enum hm_status hm_wait_run(struct hm_wait *wait, hm_wait_start run, void *arg)
+enum hm_status hm_wait_run(const struct hm_bridge *bridge, hm_wait_start run, void *arg)
 {
-    wait->post = (struct hm_post){.cb = start, .arg = wait};
-    wait->start = run;
-    wait->arg = arg;
-    wait->done = false;
-    wait->line[0] = '\0';
-    hm_loop_post(wait->bridge.loop, &wait->post);
-    if (wait->event)
-        hm_event_wait(wait->event);
+    struct hm_wait wait;
+    wait.bridge = bridge;
+    wait.event = (struct hm_event){0};
+    wait.post = (struct hm_post){.cb = start, .arg = &wait};
+    wait.start = run;
+    wait.arg = arg;
+    wait.done = false;
+    hm_loop_post(bridge->loop, &wait.post);
+    if (bridge->run)
+        bridge->run(bridge->arg, &wait.done);
     else
-        wait->bridge.run(wait->bridge.arg, &wait->done);
-    HM_ASSERT(wait->done);
-    if (wait->status == HM_OK) return HM_OK;
-    return hm_fail(wait->status, "%s", wait->line);
+        hm_event_wait(&wait.event);
+    HM_ASSERT(wait.done);
+    if (wait.status == HM_OK) return HM_OK;
+    return hm_fail(wait.status, "%s", wait.line);
 }
 
 void hm_wait_end(struct hm_wait *wait, enum hm_status status)
@@ -74,5 +54,5 @@ void hm_wait_end(struct hm_wait *wait, enum hm_status status)
     wait->status = status;
     if (status != HM_OK) snprintf(wait->line, sizeof wait->line, "%s", hm_fail_line_of(status));
     wait->done = true;
-    if (wait->event) hm_event_set(wait->event);
+    hm_event_set(&wait->event); /* the wait may be gone now */
 }

@@ -15,14 +15,13 @@ struct hm_bridge {
     void (*run)(void *arg, const bool *done);
     void *arg;
 };
-struct hm_wait; /* one wait at a time; reusable */
+struct hm_wait; /* one wait, on its caller's stack */
 /* Runs on the loop; leads to exactly one hm_wait_end, now or later. */
 typedef void (*hm_wait_start)(struct hm_wait *wait, void *arg);
-HM_MUST_CHECK enum hm_status hm_wait_create(const struct hm_bridge *bridge, struct hm_wait **wait);
-void hm_wait_destroy(struct hm_wait *wait);
 /* Any thread but the loop's.  Returns what hm_wait_end was given, with its line kept on this
  * thread. */
-HM_MUST_CHECK enum hm_status hm_wait_run(struct hm_wait *wait, hm_wait_start start, void *arg);
+HM_MUST_CHECK enum hm_status hm_wait_run(const struct hm_bridge *bridge, hm_wait_start start,
+                                         void *arg);
 /* Loop.  Takes the loop thread's kept line with it if status is an error and the line was kept with
  * it, else the status' text. */
 void hm_wait_end(struct hm_wait *wait, enum hm_status status);

@@ -26,7 +26,7 @@ enum hm_status hm_moe_tape_create(const struct hm_moe_tape_conf *conf, struct hm
     tape->device = conf->device;
     hm_arena_init(&tape->arena, conf->bytes_max ? conf->bytes_max : bytes_max_standard);
     enum hm_status status = conf->device->ops->stream_create(conf->device, &tape->stream);
-    if (status == HM_OK && conf->bridge) status = hm_wait_create(conf->bridge, &tape->wait);
+    tape->bridge = conf->bridge;
     if (status != HM_OK) {
         hm_moe_tape_destroy(tape);
         return hm_fail(status, "no memory for a tape");
@@ -39,7 +39,6 @@ void hm_moe_tape_destroy(struct hm_moe_tape *tape)
 {
     if (!tape) return;
     hm_tape_remote_fini(tape);
-    hm_wait_destroy(tape->wait);
     if (tape->stream) tape->device->ops->stream_destroy(tape->stream);
     hm_arena_fini(&tape->arena);
     free(tape->value);
@@ -76,8 +75,7 @@ hm_moe_value hm_moe_tape_fail(struct hm_moe_tape *tape, enum hm_status status)
 {
     if (tape->status == HM_OK && status != HM_OK) {
         tape->status = status;
-        snprintf(tape->line, sizeof tape->line, "%s",
-                 hm_fail_line_of(status));
+        snprintf(tape->line, sizeof tape->line, "%s", hm_fail_line_of(status));
     }
     return HM_MOE_VALUE_NONE;
 }

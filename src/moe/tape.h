@@ -21,7 +21,7 @@ typedef uint32_t hm_moe_value;
 #define HM_MOE_VALUE_NONE UINT32_MAX
 struct hm_moe_tape_conf {
     struct hm_device *device;
-    const struct hm_bridge *bridge; /* NULL: no remote nodes */
+    const struct hm_bridge *bridge; /* outlives the tape; NULL: no remote nodes */
     size_t bytes_max;               /* of values and gradients; 0: 4 GiB */
 };
 HM_MUST_CHECK enum hm_status hm_moe_tape_create(const struct hm_moe_tape_conf *conf,

@@ -53,7 +53,8 @@ struct hm_tape_expert {
 struct hm_moe_tape {
     struct hm_device *device;
     struct hm_stream *stream;
-    struct hm_wait *wait; /* NULL: no remote nodes */
+    const struct hm_bridge *bridge; /* NULL: no remote nodes */
+    struct hm_wait *wait;           /* for the operation that the loop is running */
     struct hm_arena arena;
     struct hm_tape_value *value;
     struct hm_tape_node *node;

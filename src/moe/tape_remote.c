@@ -21,6 +21,7 @@ static void mixture_ended(struct hm_mixture_op *op, enum hm_status status)
 static void mixture_start(struct hm_wait *wait, void *arg)
 {
     struct hm_tape_mixture *remote = arg;
+    remote->tape->wait = wait;
     enum hm_status status = remote->backward
                                 ? hm_mixture_backward(&remote->op, &remote->dy, &remote->dx,
                                                       &remote->dgate, HM_NS_NEVER, mixture_ended)
@@ -36,7 +37,7 @@ static enum hm_status mixture_run(struct hm_moe_tape *tape, struct hm_tape_mixtu
     if (status != HM_OK) return status;
     remote->backward = backward;
     remote->op.parts = remote->op.parts_failed = 0;
-    status = hm_wait_run(tape->wait, mixture_start, remote);
+    status = hm_wait_run(tape->bridge, mixture_start, remote);
     tape->counts.parts += remote->op.parts;
     tape->counts.parts_failed += remote->op.parts_failed;
     return status;
@@ -77,9 +78,9 @@ static enum hm_status mixture_backward(struct hm_moe_tape *tape, struct hm_tape_
     return status;
 }
 
-static bool has_wait(struct hm_moe_tape *tape)
+static bool has_bridge(struct hm_moe_tape *tape)
 {
-    if (tape->wait) return true;
+    if (tape->bridge) return true;
     (void)hm_moe_tape_fail(
         tape,
         hm_fail(HM_ERR_INVALID, "this tape was made without a node, so it has no remote experts"));
@@ -89,7 +90,7 @@ static bool has_wait(struct hm_moe_tape *tape)
 hm_moe_value hm_moe_tape_mixture(struct hm_moe_tape *tape, struct hm_mixture *mixture,
                                  struct hm_layer *gate, hm_moe_value x)
 {
-    if (!hm_tape_usable(tape, x) || !has_wait(tape)) return HM_MOE_VALUE_NONE;
+    if (!hm_tape_usable(tape, x) || !has_bridge(tape)) return HM_MOE_VALUE_NONE;
     if (gate->output != hm_mixture_gate_columns(mixture))
         return hm_moe_tape_fail(
             tape, hm_fail(HM_ERR_SHAPE, "the gate gives %u columns, the grid of '%s' needs %u",
@@ -155,6 +156,7 @@ static void expert_ended(struct hm_moe_expert_op *op, enum hm_status status)
 static void expert_start(struct hm_wait *wait, void *arg)
 {
     struct hm_tape_expert *remote = arg;
+    remote->tape->wait = wait;
     hm_ns deadline = hm_deadline_after(hm_dispatch_loop(remote->dispatch), remote->timeout);
     enum hm_status status =
         remote->backward
@@ -171,7 +173,7 @@ static enum hm_status expert_run(struct hm_moe_tape *tape, struct hm_tape_expert
     enum hm_status status = tape->device->ops->sync(tape->stream);
     if (status != HM_OK) return status;
     remote->backward = backward;
-    status = hm_wait_run(tape->wait, expert_start, remote);
+    status = hm_wait_run(tape->bridge, expert_start, remote);
     tape->counts.parts++;
     tape->counts.parts_failed += status != HM_OK;
     return status;
@@ -196,7 +198,7 @@ static enum hm_status expert_backward(struct hm_moe_tape *tape, struct hm_tape_n
 hm_moe_value hm_moe_tape_expert(struct hm_moe_tape *tape, struct hm_dispatch *dispatch,
                                 const struct hm_uid *uid, hm_ns timeout, hm_moe_value x)
 {
-    if (!hm_tape_usable(tape, x) || !has_wait(tape)) return HM_MOE_VALUE_NONE;
+    if (!hm_tape_usable(tape, x) || !has_bridge(tape)) return HM_MOE_VALUE_NONE;
     struct hm_shape shape = tape->value[x].shape;
     hm_moe_value y = hm_tape_add_value(tape, &shape, true);
     if (y == HM_MOE_VALUE_NONE) return y;

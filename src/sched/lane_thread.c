@@ -18,7 +18,7 @@
 struct lane_thread {
     struct hm_lane lane;
     struct hm_thread *thread;
-    struct hm_event *work;
+    struct hm_event work;
     _Atomic(struct hm_batch *) slot[HM_LANE_BATCHES_MAX];
     unsigned launched; /* loop */
     unsigned run;      /* thread */
@@ -43,7 +43,7 @@ static void thread_run(void *arg)
         struct hm_batch *batch = atomic_load_explicit(slot, memory_order_acquire);
         if (!batch) {
             if (atomic_load_explicit(&lane->stopping, memory_order_acquire)) return;
-            hm_event_wait(lane->work);
+            hm_event_wait(&lane->work);
             continue;
         }
         hm_batch_run(batch);
@@ -60,16 +60,15 @@ static void lane_launch(struct hm_lane *base, struct hm_batch *batch)
     HM_ASSERT(!atomic_load_explicit(slot, memory_order_acquire));
     batch->post = (struct hm_post){.cb = on_done, .arg = batch};
     atomic_store_explicit(slot, batch, memory_order_release);
-    hm_event_set(lane->work);
+    hm_event_set(&lane->work);
 }
 
 static void lane_free(struct hm_lane *base)
 {
     struct lane_thread *lane = HM_CONTAINER_OF(base, struct lane_thread, lane);
     atomic_store_explicit(&lane->stopping, true, memory_order_release);
-    hm_event_set(lane->work);
+    hm_event_set(&lane->work);
     hm_thread_join(lane->thread);
-    hm_event_destroy(lane->work);
     free(lane);
 }
 
@@ -85,17 +84,13 @@ enum hm_status hm_lane_thread_start(struct hm_sched *sched, const char *device,
     memcpy(lane->device, device, device_bytes);
     lane->enter = enter;
     lane->enter_arg = arg;
-    enum hm_status status = hm_event_create(&lane->work);
-    if (status != HM_OK) goto free_lane;
     hm_lane_init(&lane->lane, &thread_ops, sched, lane->device); /* the thread reads it */
-    status = hm_thread_start(place, thread_run, lane, &lane->thread);
-    if (status != HM_OK) goto fini_lane;
+    enum hm_status status = hm_thread_start(place, thread_run, lane, &lane->thread);
+    if (status != HM_OK) {
+        hm_list_remove(&lane->lane.link);
+        free(lane);
+        return status;
+    }
     *started = &lane->lane;
     return HM_OK;
-fini_lane:
-    hm_list_remove(&lane->lane.link);
-    hm_event_destroy(lane->work);
-free_lane:
-    free(lane);
-    return status;
 }

@@ -26,6 +26,7 @@ enum {
      * one by one has no more of our time than others. */
     READ_COST = 1024,
     FRAME_COST = 128,
+    STREAM_BYTES_MIN = 48 << 10, /* from here on more is expected: TLS asks for 64 KiB at a time */
 };
 
 void hm_tcp_receive_init(struct tcp_ep *ep)
@@ -267,6 +268,10 @@ void hm_tcp_receive(struct tcp_ep *ep)
         size_t cost = read_once(ep);
         if (cost == 0) return;
         spent += cost;
+        /* TLS holds nothing more, and it takes all that a read of the socket gives: mostly that was
+         * all, and the loop, which asks again as long as there is something, is cheaper than a read
+         * that says so.  In the midst of a payload there mostly is. */
+        if (spent < STREAM_BYTES_MIN && !SSL_has_pending(ep->ssl)) return;
     }
 }
 

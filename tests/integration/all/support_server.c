@@ -418,8 +418,8 @@ static enum hm_status gate_run(void *arg, struct hm_batch *batch) /* lane thread
 {
     struct gate *gate = arg;
     (void)batch;
-    hm_event_set(gate->entered);
-    hm_event_wait(gate->released);
+    hm_event_set(&gate->entered);
+    hm_event_wait(&gate->released);
     return HM_OK;
 }
 
@@ -456,24 +456,20 @@ void gate_shut(struct gate *gate, struct swarm *swarm, const char *uid)
     struct hm_expert_server *server = hm_server_inner(swarm->server);
     *gate = (struct gate){.node = swarm->a, .sched = server->sched};
     gate->lane = hm_expert_server_find(server, uid)->lane->lane;
-    assert_ok(hm_event_create(&gate->entered));
-    assert_ok(hm_event_create(&gate->released));
     assert_ok(hm_node_run(swarm->a, gate_submit, gate));
-    hm_event_wait(gate->entered);
+    hm_event_wait(&gate->entered);
 }
 
 static void gate_release(struct hm_wait *wait, void *arg)
 {
     struct gate *gate = arg;
     gate->wait = wait;
-    hm_event_set(gate->released);
+    hm_event_set(&gate->released);
 }
 
 void gate_open(struct gate *gate)
 {
     assert_ok(hm_node_run(gate->node, gate_release, gate));
-    hm_event_destroy(gate->entered);
-    hm_event_destroy(gate->released);
 }
 
 struct queued_op {

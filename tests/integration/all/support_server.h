@@ -115,7 +115,7 @@ struct gate {
     struct hm_sched *sched;
     struct hm_pool *pool;
     struct hm_task task;
-    struct hm_event *entered, *released;
+    struct hm_event entered, released;
     struct hm_wait *wait;
 };
 /* From here on no batch of the expert's lane runs. */

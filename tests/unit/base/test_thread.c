@@ -80,7 +80,7 @@ static void a_place_that_is_not_granted_does_not_stop_the_work(void **state)
 }
 
 struct ping_pong {
-    struct hm_event *ping, *pong;
+    struct hm_event ping, pong;
     int value;
 };
 
@@ -88,9 +88,9 @@ static void play(void *arg)
 {
     struct ping_pong *game = arg;
     for (int i = 0; i < 2000; i++) {
-        hm_event_wait(game->ping);
+        hm_event_wait(&game->ping);
         game->value++;
-        hm_event_set(game->pong);
+        hm_event_set(&game->pong);
     }
 }
 
@@ -99,18 +99,13 @@ static void an_event_hands_over_and_clears_itself(void **state)
     (void)state;
     struct ping_pong game = {.value = 0};
     struct hm_thread *thread;
-    assert_ok(hm_event_create(&game.ping));
-    assert_ok(hm_event_create(&game.pong));
     assert_ok(hm_thread_start(NULL, play, &game, &thread));
     for (int i = 1; i <= 2000; i++) {
-        hm_event_set(game.ping);
-        hm_event_wait(game.pong); /* would run ahead if an event stayed set */
+        hm_event_set(&game.ping);
+        hm_event_wait(&game.pong); /* would run ahead if an event stayed set */
         assert_int_equal(game.value, i);
     }
     hm_thread_join(thread);
-    hm_event_destroy(game.ping);
-    hm_event_destroy(game.pong);
-    hm_event_destroy(NULL);
 }
 
 static void set_event(void *arg)
@@ -118,18 +113,34 @@ static void set_event(void *arg)
     hm_event_set(arg);
 }
 
-static void the_waiter_may_destroy_the_event_at_once(void **state)
+static void the_waiter_may_free_the_event_at_once(void **state)
 {
     (void)state;
     for (int i = 0; i < 300; i++) {
-        struct hm_event *event;
+        struct hm_event *event = calloc(1, sizeof *event);
         struct hm_thread *thread;
-        assert_ok(hm_event_create(&event));
+        assert_non_null(event);
         assert_ok(hm_thread_start(NULL, set_event, event, &thread));
         hm_event_wait(event);
-        hm_event_destroy(event);
+        free(event);
         hm_thread_join(thread);
     }
+}
+
+static void waiting_for_an_event_ends_with_it_or_with_the_time(void **state)
+{
+    (void)state;
+    struct hm_event event = {0};
+    struct hm_thread *thread;
+    hm_ns before = hm_thread_clock();
+    assert_false(hm_event_wait_for(&event, 2 * HM_MS));
+    assert_true(hm_thread_clock() - before >= 2 * HM_MS);
+    hm_event_set(&event);
+    assert_true(hm_event_wait_for(&event, 0));  /* set before it was waited for */
+    assert_false(hm_event_wait_for(&event, 0)); /* and cleared by that */
+    assert_ok(hm_thread_start(NULL, set_event, &event, &thread));
+    assert_true(hm_event_wait_for(&event, 60 * HM_S));
+    hm_thread_join(thread);
 }
 
 /* ---- workers ------------------------------------------------------------- */
@@ -137,7 +148,7 @@ static void the_waiter_may_destroy_the_event_at_once(void **state)
 struct work {
     struct hm_loop *loop;
     struct hm_worker *worker;
-    struct hm_event *started, *go;
+    struct hm_event started, go;
     pthread_t loop_thread;
     int runs, dones, wanted;
 };
@@ -157,8 +168,8 @@ static void run_item(struct hm_job *job)
 static void run_slowly(struct hm_job *job)
 {
     struct item *item = job->arg;
-    hm_event_set(item->work->started);
-    hm_event_wait(item->work->go);
+    hm_event_set(&item->work->started);
+    hm_event_wait(&item->work->go);
     run_item(job);
 }
 
@@ -186,16 +197,12 @@ static void work_begin(struct work *work, unsigned jobs_max)
 {
     *work = (struct work){.loop_thread = pthread_self()};
     assert_ok(hm_loop_uv_create(1, &work->loop));
-    assert_ok(hm_event_create(&work->started));
-    assert_ok(hm_event_create(&work->go));
     assert_ok(
         hm_worker_start(work->loop, &(struct hm_place){.name = "io"}, jobs_max, &work->worker));
 }
 
 static void work_end(struct work *work)
 {
-    hm_event_destroy(work->started);
-    hm_event_destroy(work->go);
     hm_loop_uv_destroy(work->loop);
 }
 
@@ -223,10 +230,10 @@ static void a_full_worker_answers_busy_until_a_job_has_run(void **state)
     work.wanted = 2;
     struct item *more = item_create(&work, 2, run_item);
     assert_ok(hm_worker_submit(work.worker, &item_create(&work, 0, run_slowly)->job));
-    hm_event_wait(work.started);
+    hm_event_wait(&work.started);
     assert_ok(hm_worker_submit(work.worker, &item_create(&work, 1, run_item)->job));
     assert_status(hm_worker_submit(work.worker, &more->job), HM_ERR_BUSY);
-    hm_event_set(work.go);
+    hm_event_set(&work.go);
     hm_loop_uv_run(work.loop);
     assert_int_equal(work.dones, 2);
     work.wanted = 3;
@@ -247,7 +254,7 @@ static void stopping_runs_what_is_queued_and_the_loop_still_hears_of_it(void **s
     assert_ok(hm_worker_submit(work.worker, &item_create(&work, 0, run_slowly)->job));
     for (int i = 1; i < JOBS; i++)
         assert_ok(hm_worker_submit(work.worker, &item_create(&work, i, run_item)->job));
-    hm_event_set(work.go);
+    hm_event_set(&work.go);
     hm_worker_stop(work.worker);
     assert_int_equal(work.runs, JOBS);
     assert_int_equal(work.dones, 0);
@@ -275,7 +282,8 @@ int main(void)
         cmocka_unit_test(a_thread_without_a_place_runs_anywhere),
         cmocka_unit_test(a_place_that_is_not_granted_does_not_stop_the_work),
         cmocka_unit_test(an_event_hands_over_and_clears_itself),
-        cmocka_unit_test(the_waiter_may_destroy_the_event_at_once),
+        cmocka_unit_test(the_waiter_may_free_the_event_at_once),
+        cmocka_unit_test(waiting_for_an_event_ends_with_it_or_with_the_time),
         cmocka_unit_test(jobs_run_in_order_and_end_on_the_loop),
         cmocka_unit_test(a_full_worker_answers_busy_until_a_job_has_run),
         cmocka_unit_test(stopping_runs_what_is_queued_and_the_loop_still_hears_of_it),

@@ -81,13 +81,11 @@ static void at_once(struct hm_wait *wait, void *arg)
 static void a_wait_ends_with_the_loops_status_and_line(void **state)
 {
     struct fixture *fixture = *state;
-    struct hm_wait *wait;
-    assert_ok(hm_wait_create(&fixture->bridge, &wait));
     for (unsigned i = 0; i < 200; i++) {
         struct job job = {.loop = fixture->loop, .number = i};
         char line[64];
         hm_fail_clear();
-        enum hm_status status = hm_wait_run(wait, later, &job);
+        enum hm_status status = hm_wait_run(&fixture->bridge, later, &job);
         assert_int_equal(job.steps, 3);
         snprintf(line, sizeof line, "job %u is odd", i);
         if (i % 2) {
@@ -97,9 +95,8 @@ static void a_wait_ends_with_the_loops_status_and_line(void **state)
             assert_status(status, HM_OK);
         }
     }
-    assert_status(hm_wait_run(wait, at_once, NULL), HM_ERR_NOT_FOUND);
+    assert_status(hm_wait_run(&fixture->bridge, at_once, NULL), HM_ERR_NOT_FOUND);
     assert_string_equal(hm_fail_line(), "not found"); /* not the line of an earlier failure */
-    hm_wait_destroy(wait);
 }
 
 struct caller {
@@ -111,13 +108,11 @@ struct caller {
 static void call(void *arg)
 {
     struct caller *caller = arg;
-    struct hm_wait *wait;
-    if (hm_wait_create(&caller->fixture->bridge, &wait) != HM_OK) return;
     for (unsigned i = 0; i < 100; i++) {
         struct job job = {.loop = caller->fixture->loop, .number = 2 * i};
-        caller->good += hm_wait_run(wait, later, &job) == HM_OK && job.steps == 3;
+        caller->good +=
+            hm_wait_run(&caller->fixture->bridge, later, &job) == HM_OK && job.steps == 3;
     }
-    hm_wait_destroy(wait);
 }
 
 static void many_threads_wait_for_one_loop(void **state)
