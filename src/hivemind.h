@@ -39,7 +39,7 @@ struct hm_node_options {
     int join_timeout_ms;     /* 0: 10,000 */
     /* The fast path (UCX) to nodes that have the same key: "auto", or the devices that it may use
      * ("mlx5_0:1,eth1"); NULL or "none": none.  Where the module is missing, "auto" goes on without
-     * it. */
+     * it; with devices or fabric_tcp that is an error. */
     const char *fabric;
     const uint8_t *fabric_key; /* 32 bytes, a secret of the cluster; NULL: no fabric */
     int fabric_tcp;            /* UCX's own TCP too, on private interfaces */

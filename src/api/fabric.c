@@ -2,7 +2,8 @@
  *
  * Owns what struct hm_node_fabric holds.  Nothing of the module is touched by a node without a key.
  * Failure modes: a bad key file is an error.  Without the module, or where it finds no interface,
- * "auto" says so in the log and goes on over tcp, and named interfaces are an error. */
+ * "auto" says so in the log and goes on over tcp; where interfaces are named, or UCX's TCP is asked
+ * for, it is an error. */
 #include "api/fabric.h"
 
 #include "api/node.h"
@@ -11,6 +12,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -100,15 +102,17 @@ enum hm_status hm_node_fabric_load(const struct hm_node_options *options,
     const char *how = options->fabric ? options->fabric : "none";
     *fabric = (struct hm_node_fabric){0};
     if (strcmp(how, "none") == 0) return HM_OK;
-    fabric->wanted = strcmp(how, "auto") != 0;
+    bool tcp = options->fabric_tcp || options->fabric_public, named = strcmp(how, "auto") != 0;
+    fabric->wanted = named || tcp;
     if (!options->fabric_key) {
         if (!fabric->wanted) return HM_OK;
         return hm_fail(HM_ERR_INVALID,
-                       "the fabric on '%.100s' needs a key that all its nodes have; give "
+                       "the fabric on %.100s needs a key that all its nodes have; give "
                        "--fabric-key FILE",
-                       how);
+                       named ? how : "UCX's TCP");
     }
     const void *ops;
+    fabric->has_key = true;
     enum hm_status status = hm_module_load("ucx", &ops);
     if (status != HM_OK && fabric->wanted) return status;
     if (status != HM_OK) {
@@ -116,15 +120,13 @@ enum hm_status hm_node_fabric_load(const struct hm_node_options *options,
         hm_fail_clear();
         return HM_OK;
     }
-    if (fabric->wanted) {
+    if (named) {
         fabric->devices = strdup(how);
         if (!fabric->devices) return HM_ERR_NO_MEMORY;
     }
     fabric->ops = ops;
-    fabric->ucx = (struct hm_ucx_options){.tcp = options->fabric_tcp || options->fabric_public,
-                                          .tcp_anywhere = options->fabric_public,
-                                          .devices = fabric->devices};
-    fabric->has_key = true;
+    fabric->ucx = (struct hm_ucx_options){
+        .tcp = tcp, .tcp_anywhere = options->fabric_public, .devices = fabric->devices};
     memcpy(fabric->key, options->fabric_key, sizeof fabric->key);
     return HM_OK;
 }
@@ -165,6 +167,8 @@ static void visit(void *arg, const struct hm_peer *peer)
         paths->peers_fabric++;
         return;
     }
+    if (paths->has_key && !path.why[0]) /* rpc has not been given it: there is no module */
+        (void)snprintf(path.why, sizeof path.why, "this node has no fabric");
     if (paths->peers_tcp < HM_NODE_PATHS_MAX)
         paths->tcp[paths->peers_tcp] = (struct hm_node_path){*hm_peer_node(peer), path};
     paths->peers_tcp++;

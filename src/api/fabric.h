@@ -14,8 +14,8 @@ struct hm_node_fabric {
     const struct hm_transport_ops *ops; /* NULL: none */
     struct hm_ucx_options ucx;
     char *devices;
-    bool wanted; /* named interfaces: a node without them does not open */
-    bool has_key;
+    bool wanted;  /* named interfaces, or UCX's TCP: a node without them does not open */
+    bool has_key; /* a fabric was asked for; without the module it has none all the same */
     uint8_t key[HM_FABRIC_KEY_BYTES];
 };
 /* Loads the module if it is asked for.  Without it, where the options say "auto", a line in the log

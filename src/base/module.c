@@ -101,7 +101,9 @@ static enum hm_status not_opened(const char *name, const char *path, const char 
                        "the %s module needs %.*s, which is not on this machine; install the "
                        "package that has it, or do without %s",
                        name, (int)(missing - error), error, name);
-    return hm_fail(HM_ERR_UNSUPPORTED, "the %s module cannot be loaded: %s", name, error);
+    return hm_fail(HM_ERR_UNSUPPORTED,
+                   "the %s module cannot be loaded: %s; build it again (make), or do without %s",
+                   name, error, name);
 }
 
 static enum hm_status check(const char *name, const char *path, const struct hm_module_info *info)

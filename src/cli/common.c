@@ -149,12 +149,13 @@ static enum hm_status check(const struct cli_node_conf *conf, bool hosts)
         return hm_fail(HM_ERR_INVALID,
                        "--swarm is '%.100s'; a name has 1 to %d letters, digits, '.', '-' and '_'",
                        conf->swarm, HM_SWARM_NAME_BYTES - 1);
-    bool devices = strcmp(conf->fabric, "auto") != 0 && strcmp(conf->fabric, "none") != 0;
-    if (devices && !conf->fabric_key && !conf->fabric_secret)
-        return hm_fail(
-            HM_ERR_INVALID,
-            "--fabric %.100s needs a key that all its nodes have; give --fabric-key FILE",
-            conf->fabric);
+    bool wants_fabric = strcmp(conf->fabric, "none") != 0;
+    bool devices = wants_fabric && strcmp(conf->fabric, "auto") != 0;
+    bool tcp = wants_fabric && (conf->fabric_tcp || conf->fabric_public);
+    if ((devices || tcp) && !conf->fabric_key && !conf->fabric_secret)
+        return hm_fail(HM_ERR_INVALID,
+                       "%s%.100s needs a key that all its nodes have; give --fabric-key FILE",
+                       devices ? "--fabric " : "", devices ? conf->fabric : "--fabric-tcp");
     if (conf->join) status = hm_join_parse(conf->join, &join);
     if (!status && hosts) status = hm_host_port_parse(conf->listen, -1, host, sizeof(host), &port);
     if (!status && conf->advertise)

@@ -53,7 +53,7 @@ static enum hm_status fabric_accept(struct hm_ep *base, const struct hm_fabric_o
     unsigned number = sim_number_parse(address);
     if (!number || theirs->token == 0) return HM_ERR_PEER_PROTOCOL;
     if (strcmp(theirs->settings, node->fabric_settings) != 0)
-        return hm_fail(HM_ERR_PEER_VERSION, "the fabric there is '%s', and here '%s'",
+        return hm_fail(HM_ERR_PEER_VERSION, "the fabric is '%s' there and '%s' here",
                        theirs->settings, node->fabric_settings);
     if (ep->state != EP_DIALING) return HM_OK; /* its down() is on the way */
     ep->their_token = theirs->token;

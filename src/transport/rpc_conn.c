@@ -205,7 +205,7 @@ static void receive_control(struct hm_conn *conn, const struct hm_rpc_header *he
     case HM_RPC_CANCEL: hm_request_receive_cancel(conn, header->id); break;
     case HM_RPC_PING: hm_conn_pong(conn, header->id); break;
     case HM_RPC_PONG: receive_pong(conn, header->id); break;
-    case HM_RPC_LOST: hm_fast_receive_lost(conn, header); break;
+    case HM_RPC_LOST: hm_fast_receive_lost(conn, header, user, user_bytes); break;
     case HM_RPC_ACK: hm_fast_receive_ack(conn, header, user, user_bytes); break;
     default: HM_ASSERT(false);
     }
@@ -225,6 +225,8 @@ static void on_message(void *arg, struct hm_ep *ep, const void *bytes, size_t by
     bool may_carry =
         status == HM_OK && (header.kind <= HM_RPC_REPLY || header.kind == HM_RPC_OFFER);
     if (status == HM_OK && !may_carry && in->bytes > 0) status = HM_ERR_PEER_PROTOCOL;
+    if (status == HM_OK && (header.kind >= HM_RPC_OFFER || header.tag) && !conn->proved)
+        status = HM_ERR_PEER_PROTOCOL; /* nothing of the fabric is for strangers */
     if (status != HM_OK) {
         hm_inbound_drop(in);
         hm_log(HM_LOG_INFO, "rpc", "a peer sent %zu bytes that are no header of ours", byte_count);

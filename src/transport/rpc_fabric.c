@@ -16,7 +16,8 @@
  *
  * Failure modes: every end of an attempt is a LOST on both sides and a line of why; the dialler tries
  * again after 1 s to 60 s, but not against other settings.  An attempt waits until every message of
- * the last one has been acknowledged.  Garbage costs the connection.
+ * the last one has been acknowledged.  Garbage costs the connection, and so does a side that never
+ * says LOST: messages would wait for ever.
  * Invariants: fast->ep is set from offer() to down(); messages are held (hm_conn_holds) for
  * HOLD_MAX at most before the first attempt is decided, so that none goes over the connection that
  * the fabric would have carried. */
@@ -29,6 +30,7 @@
 #define HOLD_MAX    (2 * HM_S)
 #define RETRY_FIRST (1 * HM_S)
 #define RETRY_MAX   (60 * HM_S)
+#define WARN_AGAIN  (60 * HM_S)
 
 static void retry_later(struct hm_fast *fast);
 
@@ -84,6 +86,9 @@ void hm_fast_lose(struct hm_fast *fast, enum hm_status why)
         fast->failures = 0;
     }
     if (!fast->conn) return;
+    /* As long as a silent connection may live. */
+    hm_timer_start(loop, &fast->hold_timer,
+                   HM_RPC_PINGS_MISSED_MAX * fast->rpc->conf.ping_interval);
     struct hm_peer *peer = fast->conn->peer;
     if (why == HM_ERR_PEER_VERSION) {
         const char *kept = hm_fail_line();
@@ -109,6 +114,10 @@ void hm_fast_fail(struct hm_fast *fast, enum hm_status why)
 static void on_hold_timer(struct hm_timer *timer)
 {
     struct hm_fast *fast = timer->arg;
+    if (fast->state == HM_FAST_LOST) {
+        hm_conn_fail(fast->conn, HM_ERR_PEER_UNREACHABLE);
+        return;
+    }
     hm_fast_hold_end(fast);
     hm_conn_flush(fast->conn);
 }
@@ -131,7 +140,7 @@ enum hm_status hm_fast_begin(struct hm_fast *fast, uint64_t attempt)
     HM_ASSERT(fast->tagged_count == 0 && !fast->ep);
     fast->attempt = attempt;
     fast->state = HM_FAST_OFFERED;
-    fast->heard_lost = fast->blocked = fast->pong_due = false;
+    fast->heard_lost = fast->accepted = fast->blocked = fast->pong_due = false;
     fast->attempt_out = attempt;
     fast->next = 0;
     return hm_fast_offer_make(fast);
@@ -175,21 +184,31 @@ static const char *why_not(const struct hm_rpc *rpc, const struct hm_hello *hell
     return NULL;
 }
 
+/* Strangers cannot fill the log. */
+static void warn_of_key(struct hm_conn *conn)
+{
+    struct hm_rpc *rpc = conn->rpc;
+    char id[HM_NODE_ID_TEXT_BYTES];
+    hm_ns now = hm_loop_now(rpc->loop);
+    bool again = rpc->key_warned != 0 && now - rpc->key_warned < WARN_AGAIN;
+    if (!again) rpc->key_warned = now;
+    hm_log(again ? HM_LOG_INFO : HM_LOG_WARN, "fabric",
+           "%.16s has another fabric key; messages to it go over %s. Give both the same "
+           "--fabric-key",
+           hm_node_id_text(&conn->peer->id, id), rpc->conf.transport->name);
+}
+
 void hm_fast_start(struct hm_conn *conn, const struct hm_hello *hello)
 {
     struct hm_rpc *rpc = conn->rpc;
     const char *why = why_not(rpc, hello);
     struct hm_fast *fast = why ? NULL : hm_slots_take(&rpc->fast_slots);
-    char id[HM_NODE_ID_TEXT_BYTES];
+    conn->proved = hello->fabric_proved;
     if (!why && !fast) why = "no place for one more";
     if (why) {
-        if (hello->fabric_proof_bytes > 0 && rpc->fabric && !hello->fabric_proved)
-            hm_log(HM_LOG_WARN, "fabric",
-                   "%.16s has another fabric key; messages to it go over %s. Give both the same "
-                   "--fabric-key",
-                   hm_node_id_text(&conn->peer->id, id), rpc->conf.transport->name);
+        if (hello->fabric_proof_bytes > 0 && rpc->fabric && !conn->proved) warn_of_key(conn);
         if (!conn->peer->sender || !conn->peer->sender->fast) hm_fast_say_why(conn->peer, why);
-        if (hello->fabric_proved && conn->dialed) hm_fast_refuse(conn, 1); /* it need not wait */
+        if (conn->proved && conn->dialed) hm_fast_refuse(conn, 1); /* it need not wait */
         return;
     }
     *fast = (struct hm_fast){.rpc = rpc, .conn = conn, .hold = true};
@@ -215,8 +234,8 @@ void hm_fast_orphan(struct hm_conn *conn)
     fast->conn = NULL;
     conn->fast = NULL;
     hm_fast_forget_sends(fast);
-    if (fast->state == HM_FAST_UP || fast->state == HM_FAST_OFFERED)
-        hm_fast_fail(fast, HM_ERR_CANCELED);
+    hm_fast_lose(fast, conn->why);
+    if (fast->ep) fast->rpc->conf.fabric->fabric->lost(fast->ep, conn->why);
     hm_fast_in_orphan(fast); /* runs callbacks; they cannot reach the path any more */
     if (!fast->ep) hm_fast_destroy(fast);
 }

@@ -9,9 +9,12 @@
  *
  * Failure modes: a full wire: what is due waits for writable().  What cannot be (an attempt that is
  * over, a second offer in one attempt, garbage) is passed over or costs the connection: who speaks
- * here has proved the key, and is believed no more than that.
- * Invariant: nothing is said to, or believed of, a connection that has no fast path. */
+ * here has proved the key (rpc_conn.c sees to that), and is believed no more than that.
+ * Invariant: an endpoint accepts once. */
 #include "transport/rpc_fast.h"
+
+/* Those that come faster are refused; ours keep twice as far apart (rpc_fabric.c). */
+#define OFFERS_APART (250 * HM_MS)
 
 /* ---- what is said, when the connection takes it */
 
@@ -19,10 +22,13 @@ static bool say_lost(struct hm_fast *fast)
 {
     struct hm_rpc_header header = {
         .kind = HM_RPC_LOST, .id = fast->lost_attempt, .status = fast->lost_why};
-    uint8_t bytes[HM_RPC_HEADER_BYTES];
+    uint8_t bytes[HM_RPC_HEADER_BYTES + HM_FABRIC_SETTINGS_BYTES];
+    const char *settings = fast->rpc->fabric_settings;
+    size_t count = fast->lost_why == HM_ERR_PEER_VERSION ? strlen(settings) : 0;
     hm_rpc_header_encode(&header, bytes);
-    return fast->rpc->conf.transport->send(fast->conn->ep, bytes, sizeof bytes, NULL, 0, NULL,
-                                           NULL) != HM_ERR_BUSY;
+    memcpy(bytes + HM_RPC_HEADER_BYTES, settings, count);
+    return fast->rpc->conf.transport->send(fast->conn->ep, bytes, HM_RPC_HEADER_BYTES + count, NULL,
+                                           0, NULL, NULL) != HM_ERR_BUSY;
 }
 
 static bool say_offer(struct hm_fast *fast)
@@ -79,6 +85,7 @@ enum hm_status hm_fast_offer_make(struct hm_fast *fast)
         return status;
     }
     fast->ep->user = fast;
+    memcpy(rpc->fabric_settings, offer.settings, sizeof offer.settings);
     hm_writer_init(&writer, buf->base, HM_FABRIC_OFFER_BYTES_MAX);
     hm_fabric_offer_encode(&offer, &writer);
     HM_ASSERT(hm_writer_ok(&writer));
@@ -89,10 +96,12 @@ enum hm_status hm_fast_offer_make(struct hm_fast *fast)
 
 static void accept(struct hm_fast *fast, const struct hm_fabric_offer *theirs)
 {
-    if (!hm_list_empty(&fast->inbounds)) { /* who offers has had everything acknowledged */
+    /* Who offers has had everything acknowledged, and offers once. */
+    if (!hm_list_empty(&fast->inbounds) || fast->accepted) {
         hm_conn_fail(fast->conn, HM_ERR_PEER_PROTOCOL);
         return;
     }
+    fast->accepted = true;
     hm_fast_in_reset(fast, fast->attempt);
     hm_fail_clear();
     enum hm_status status = fast->rpc->conf.fabric->fabric->accept(fast->ep, theirs);
@@ -102,12 +111,15 @@ static void accept(struct hm_fast *fast, const struct hm_fabric_offer *theirs)
 static void answer_offer(struct hm_fast *fast, uint64_t attempt,
                          const struct hm_fabric_offer *theirs)
 {
+    hm_ns now = hm_loop_now(fast->rpc->loop);
+    bool early = fast->newest > 0 && now - fast->offer_heard < OFFERS_APART;
     if (attempt <= fast->newest) return; /* its LOST has come already */
     fast->newest = attempt;
-    if (fast->state != HM_FAST_IDLE || fast->tagged_count > 0 || fast->rpc->closing) {
+    if (fast->state != HM_FAST_IDLE || fast->tagged_count > 0 || fast->rpc->closing || early) {
         hm_fast_say_lost(fast, attempt, HM_ERR_BUSY);
         return;
     }
+    fast->offer_heard = now;
     enum hm_status status = hm_fast_begin(fast, attempt);
     if (status != HM_OK) {
         hm_fast_lose(fast, status);
@@ -155,12 +167,12 @@ void hm_fast_receive_offer(struct hm_conn *conn, const struct hm_rpc_header *hea
 {
     struct hm_fast *fast = conn->fast;
     struct hm_buf *buf;
-    if (!fast && conn->rpc->conf.transport_conf.fabric_key) {
+    if (!fast) {
         hm_inbound_drop(in);
         hm_fast_refuse(conn, header->id);
         return;
     }
-    if (!fast || fast->offer_in || in->bytes == 0 || in->bytes > HM_FABRIC_OFFER_BYTES_MAX ||
+    if (fast->offer_in || in->bytes == 0 || in->bytes > HM_FABRIC_OFFER_BYTES_MAX ||
         header->id == 0 || header->id > HM_FAST_ATTEMPTS_MAX) {
         hm_inbound_drop(in);
         hm_conn_fail(conn, HM_ERR_PEER_PROTOCOL);
@@ -187,18 +199,31 @@ void hm_fast_receive_offer(struct hm_conn *conn, const struct hm_rpc_header *hea
     if (status != HM_OK) on_offer_pulled(fast, status);
 }
 
-void hm_fast_receive_lost(struct hm_conn *conn, const struct hm_rpc_header *header)
+/* Why the other side refuses ours, as a line for people. */
+static enum hm_status settings_differ(const struct hm_rpc *rpc, const char *theirs, size_t bytes)
+{
+    for (size_t i = 0; i < bytes; i++)
+        if (theirs[i] < ' ' || theirs[i] > '~') return HM_ERR_PEER_PROTOCOL;
+    return hm_fail(HM_ERR_PEER_VERSION, "the fabric is '%.*s' there and '%s' here", (int)bytes,
+                   theirs, rpc->fabric_settings);
+}
+
+void hm_fast_receive_lost(struct hm_conn *conn, const struct hm_rpc_header *header,
+                          const void *settings, size_t settings_bytes)
 {
     struct hm_fast *fast = conn->fast;
-    if (!fast && conn->rpc->conf.transport_conf.fabric_key) return; /* the answer to refuse() */
-    if (!fast || header->id == 0 || header->id > HM_FAST_ATTEMPTS_MAX) {
+    if (!fast) return; /* the answer to hm_fast_refuse() */
+    if (header->id == 0 || header->id > HM_FAST_ATTEMPTS_MAX) {
         hm_conn_fail(conn, HM_ERR_PEER_PROTOCOL);
         return;
     }
     if (fast->state != HM_FAST_IDLE && header->id == fast->attempt) {
+        enum hm_status why = header->status == HM_OK ? HM_ERR_PEER_RESET : header->status;
         fast->heard_lost = true;
         hm_fail_clear();
-        hm_fast_fail(fast, header->status == HM_OK ? HM_ERR_PEER_RESET : header->status);
+        if (why == HM_ERR_PEER_VERSION && settings_bytes > 0)
+            why = settings_differ(conn->rpc, settings, settings_bytes);
+        hm_fast_fail(fast, why);
         hm_fast_resume(fast);
     } else if (!conn->dialed && header->id > fast->newest) {
         fast->newest = header->id; /* it has overtaken its OFFER, or stands for it */

@@ -19,12 +19,14 @@ struct hm_fast {
     struct hm_ep *ep;     /* NULL: none, or down */
     enum hm_fast_state state;
     enum hm_status why; /* LOST */
-    bool hold;          /* IDLE, OFFERED: messages wait for the first attempt */
+    bool hold;          /* IDLE, OFFERED: messages wait for the first attempt, until hold_timer */
+    bool accepted;      /* the other side's offer of this attempt */
     bool heard_lost, never_again;
     unsigned failures;
     struct hm_timer hold_timer, retry, ack, tick;
     /* Attempts; of the dialler the last one that it made, of the other side the last that it saw. */
     uint64_t attempt, newest;
+    hm_ns offer_heard; /* when the last one was answered */
     /* Due to be said over the connection, as soon as it takes it. */
     struct hm_buf *offer_out;
     size_t offer_out_bytes;
@@ -105,7 +107,8 @@ static inline bool hm_conn_holds(const struct hm_conn *conn)
 enum { HM_FAST_ATTEMPTS_MAX = 65535 };
 void hm_fast_receive_offer(struct hm_conn *conn, const struct hm_rpc_header *header,
                            struct hm_inbound *in);
-void hm_fast_receive_lost(struct hm_conn *conn, const struct hm_rpc_header *header);
+void hm_fast_receive_lost(struct hm_conn *conn, const struct hm_rpc_header *header,
+                          const void *settings, size_t settings_bytes);
 HM_MUST_CHECK enum hm_status hm_fast_offer_make(struct hm_fast *fast);
 void hm_fast_say_lost(struct hm_fast *fast, uint64_t attempt, enum hm_status why);
 /* We have proved the key but have no fast path: the other side need not wait. */

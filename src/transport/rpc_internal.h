@@ -28,9 +28,11 @@ enum hm_rpc_kind {
     HM_RPC_PONG = 5,
     /* Of the fast path (rpc_fabric.c), between nodes that have proved its key to each other. */
     HM_RPC_OFFER = 6, /* id: attempt; payload: the offer of an endpoint */
-    HM_RPC_LOST = 7,  /* id: attempt; its endpoint is down here, or there is none; status: why */
-    HM_RPC_ACK = 8,   /* id: tag, all before it have been taken; user header: bits of later ones */
-    HM_RPC_VOID = 9,  /* stands for a tagged message that nobody needs any more */
+    /* id: attempt; its endpoint is down here, or there is none; status: why; user header: with
+     * PEER_VERSION the settings here */
+    HM_RPC_LOST = 7,
+    HM_RPC_ACK = 8,  /* id: tag, all before it have been taken; user header: bits of later ones */
+    HM_RPC_VOID = 9, /* stands for a tagged message that nobody needs any more */
 };
 enum { HM_RPC_REPLIES_MAX = 65536 }; /* of one call */
 struct hm_rpc_header {
@@ -146,6 +148,7 @@ struct hm_conn {
     enum hm_conn_state state;
     enum hm_status why; /* of CLOSING */
     bool dialed;
+    bool proved;   /* the fabric's key, by the other side */
     uint64_t born; /* grows: which of two is newer */
     struct hm_dial *dial;
     struct hm_addr addr;  /* dialled */
@@ -223,7 +226,8 @@ struct hm_rpc {
     struct hm_loop *loop;
     struct hm_transport *transport; /* NULL: closed */
     struct hm_transport *fabric;    /* NULL: none, or closed */
-    char fabric_error[HM_PEER_WHY_BYTES];
+    char fabric_error[HM_ERROR_LINE_BYTES], fabric_settings[HM_FABRIC_SETTINGS_BYTES];
+    hm_ns key_warned; /* when somebody's other key was last news */
     const struct hm_node_id *self;
     const struct hm_method *method[HM_RPC_METHOD_IDS];
     void (*up)(void *arg, struct hm_peer *peer);

@@ -5,7 +5,7 @@
  * know are not, since nobody would answer them. */
 #include "transport/rpc_internal.h"
 
-enum { FLAG_LAST = 1, FLAG_TAG = 2, FLAGS_OFFSET = 1, TIME_OFFSET = 20 };
+enum { FLAG_LAST = 1, FLAG_TAG = 2, FLAGS_OFFSET = 1, TIME_OFFSET = 20, ACK_BYTES_MAX = 512 };
 
 void hm_rpc_header_encode(const struct hm_rpc_header *header, uint8_t bytes[HM_RPC_HEADER_BYTES])
 {
@@ -46,10 +46,12 @@ void hm_rpc_header_clear_tag(uint8_t *bytes)
 static bool fits(const struct hm_rpc_header *header, bool tagged, size_t user_bytes)
 {
     bool may_be_tagged = header->kind <= HM_RPC_CANCEL || header->kind == HM_RPC_VOID;
-    bool may_have_user =
-        header->kind <= HM_RPC_REPLY || (header->kind == HM_RPC_ACK && user_bytes <= 512);
+    size_t user_max = 0;
+    if (header->kind <= HM_RPC_REPLY) user_max = HM_CALL_HEADER_BYTES_MAX;
+    if (header->kind == HM_RPC_LOST) user_max = HM_FABRIC_SETTINGS_BYTES - 1;
+    if (header->kind == HM_RPC_ACK) user_max = ACK_BYTES_MAX;
     if (tagged ? !may_be_tagged || header->tag == 0 : header->kind == HM_RPC_VOID) return false;
-    if (user_bytes > (may_have_user ? HM_CALL_HEADER_BYTES_MAX : 0)) return false;
+    if (user_bytes > user_max) return false;
     return header->kind != HM_RPC_REPLY || header->index < HM_RPC_REPLIES_MAX;
 }
 

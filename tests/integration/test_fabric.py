@@ -3,8 +3,12 @@ why; what is wrong with the key is one line."""
 
 import os
 import re
+import shutil
+import subprocess
 
 from hivemind_lab import HIVEMIND, check, run_test, until
+
+BUILD = os.environ.get('HM_BUILD_DIR', os.path.dirname(os.path.dirname(HIVEMIND)))
 
 
 def key_file(lab, name, content, mode=0o600):
@@ -15,19 +19,25 @@ def key_file(lab, name, content, mode=0o600):
     return path
 
 
+def one_line_and_out(lab, what, code, words, *arguments, **how):
+    """Refused: one line with these words, nothing on stdout."""
+    result = lab.run('dht', '--new-swarm', '--listen', '127.0.0.1:0', *arguments, **how)
+    said = (result.code, result.out, result.err)
+    check(result.code == code and re.fullmatch(r'hivemind: [^\n]+\n', result.err) and not result.out, what, said)
+    check(all(word in result.err for word in words), f'... {result.err.strip()[10:]}', said)
+
+
 def bad_keys(lab):
     for what, code, arguments, words in (
-        ('devices without a key', 2, ['--fabric', 'mlx5_0:1'], ['--fabric-key']),
+        ('devices without a key', 2, ['--fabric', 'mlx5_0:1'], ['mlx5_0:1', '--fabric-key']),
+        ("UCX's TCP without a key", 2, ['--fabric-tcp'], ['--fabric-tcp', '--fabric-key']),
         ('no file', 2, ['--fabric-key', lab.path('none')], ['none', 'openssl rand']),
         ('a folder', 2, ['--fabric-key', lab.path('')], ['not a file']),
         ('a key that others read', 2, ['--fabric-key', key_file(lab, 'open', b'k' * 32, 0o644)], ['chmod 600']),
         ('31 bytes', 2, ['--fabric-key', key_file(lab, 'short', b'k' * 31)], ['32 bytes', 'openssl rand']),
         ('no hexadecimal digits', 2, ['--fabric-key', key_file(lab, 'hex', b'g' * 64)], ['64 hexadecimal']),
     ):
-        result = lab.run('dht', '--new-swarm', '--listen', '127.0.0.1:0', *arguments)
-        said = (result.code, result.out, result.err)
-        check(result.code == code and re.fullmatch(r'hivemind: [^\n]+\n', result.err) and not result.out, what, said)
-        check(all(word in result.err for word in words), f'... {result.err.strip()[10:]}', said)
+        one_line_and_out(lab, what, code, words, *arguments)
 
 
 def bad_devices(lab):
@@ -38,26 +48,67 @@ def bad_devices(lab):
         ('one of two', ['--fabric', 'lo,mlx5_9:1', '--fabric-tcp'], ["'mlx5_9:1'"]),
         ('an interface without --fabric-tcp', ['--fabric', 'lo'], ['lo', '--fabric-tcp']),
     ):
-        result = lab.run('dht', '--new-swarm', '--listen', '127.0.0.1:0', *arguments, *key)
-        said = (result.code, result.out, result.err)
-        check(result.code == 1 and re.fullmatch(r'hivemind: [^\n]+\n', result.err) and not result.out, what, said)
-        check(all(word in result.err for word in words), f'... {result.err.strip()[10:]}', said)
+        one_line_and_out(lab, what, 1, words, *arguments, *key)
 
 
 def without_the_module(lab):
-    key = key_file(lab, 'key', b'k' * 32)
-    lab.write('ucx.so', b'no library')  # HM_MODULE_PATH goes before the folder of the build
-    node = lab.dht('--fabric-key', key, environment={'HM_MODULE_PATH': lab.path('')})
-    until(lambda: 'go over tcp' in node.err, 'a line that says that everything goes over tcp')
-    check(node.err.count('\n') == 1 and 'ucx' in node.err, 'the line names what is missing', node.err)
-    result = lab.run(
-        *['dht', '--new-swarm', '--listen', '127.0.0.1:0', '--fabric', 'mlx5_0:1', '--fabric-key', key],
-        environment={'HM_MODULE_PATH': lab.path('')},
-    )
-    check(result.code == 1 and 'ucx' in result.err, 'with named devices it is an error', (result.code, result.err))
-    paths = lab.run('status', '--join', node.join, '--fabric-key', key, '--json', '--log', 'error').json['paths']
-    check(paths['fabric_peers'] == 0 and paths['tcp_peers'] == 1, 'who has the module stays on tcp with it', paths)
+    """No module, a file that is none, one of another build: auto says so and goes on, what was demanded does not."""
+    key = ['--fabric-key', key_file(lab, 'key', b'k' * 32)]
+    for folder in ('alone/bin', 'junk', 'stale'):
+        os.makedirs(lab.path(folder))
+    alone = lab.path('alone/bin/hivemind')
+    shutil.copy(HIVEMIND, alone)
+    lab.write('junk/ucx.so', b'no library')  # HM_MODULE_PATH goes before the folder of the build
+    shutil.copy(os.path.join(BUILD, 'lib', 'modules-for-tests', 'stale.so'), lab.path('stale/ucx.so'))
+    for what, words, how in (
+        ('no module', ['is not there', 'tools/packages.sh cluster', 'HM_MODULE_PATH'], {'program': alone}),
+        ('no library', ['cannot be loaded', 'ucx.so', 'build it again'], {'environment': {'HM_MODULE_PATH': lab.path('junk')}}),
+        ('another build', ['another build', 'build both'], {'environment': {'HM_MODULE_PATH': lab.path('stale')}}),
+    ):
+        node = lab.dht(*key, **how)
+        until(lambda node=node: 'go over tcp' in node.err, 'a line that says that everything goes over tcp')
+        check(node.err.count('\n') == 1 and all(word in node.err for word in words), f'{what}: said once', node.err)
+        one_line_and_out(lab, f'{what}, with named devices', 1, words, '--fabric', 'mlx5_0:1', *key, **how)
+        one_line_and_out(lab, f"{what}, with UCX's TCP", 1, words, '--fabric-tcp', *key, **how)
+        quiet = [*key, '--json', '--log', 'error']
+        paths = lab.run('status', '--join', node.join, *quiet).json['paths']
+        why = [peer['why'] for peer in paths['tcp']]
+        check(paths['fabric'] == 'ucx' and why == ['the other side has no fabric'], f'{what}: its peers say why', paths)
+        paths = lab.run('status', '--join', node.join, *quiet, **how).json['paths']
+        why = [peer['why'] for peer in paths['tcp']]
+        check(paths['fabric'] == 'none' and why == ['this node has no fabric'], f'{what}: and so does it', paths)
+        check(node.terminate() == 0, f'{what}: it stops in order')
+
+
+def other_settings(lab):
+    """As another version of UCX: its line of settings is not ours."""
+    key = ['--fabric-key', key_file(lab, 'key', b'k' * 32)]
+    node = lab.dht(*key, environment={'HM_UCX_POSIX_SEG_SIZE': '16k'})
+    said = lab.run('status', '--join', node.join, *key)
+    check(said.code == 0 and re.search(r'tcp: other settings: .*POSIX_SEG_SIZE=16k. there and .ucx', said.out),
+          'other settings: tcp, and status says which', said.out)
+    result = lab.run('status', '--join', node.join, *key, '--json', environment={'HM_UCX_POSIX_SEG_SIZE': '16k'}).json
+    check(result['paths']['fabric_peers'] == 1, 'the same ones: ucx', result)
     check(node.terminate() == 0, 'it stops in order')
+
+
+def public_interface(lab):
+    """A network of its own with an address that anybody may reach."""
+    setup = (
+        'ip link set lo up && ip link add pub type veth peer name other && ip link set other up && '
+        'ip address add 203.0.113.5/24 dev pub && ip link set pub up'
+    )
+    inside = ['unshare', '--net', 'sh', '-c', f'{setup} && exec "$@"', 'sh']
+    if os.geteuid() != 0 or subprocess.run([*inside, 'true'], check=False, capture_output=True).returncode != 0:
+        print('SKIP: a public interface: needs root and namespaces', flush=True)
+        return
+    key = ['--fabric-key', key_file(lab, 'key', b'k' * 32)]
+    words = ['pub', 'public address', '--fabric-public']
+    one_line_and_out(lab, 'a public interface', 1, words, '--fabric', 'pub', '--fabric-tcp', *key, inside=inside)
+    forced = lab.dht('--fabric', 'pub', '--fabric-public', *key, inside=inside)
+    check(forced.terminate() == 0, '--fabric-public forces it')
+    auto = lab.dht('--fabric-tcp', '--log', 'info', *key, inside=inside)
+    check('pub' not in auto.err and auto.terminate() == 0, 'by itself only private ones are taken', auto.err)
 
 
 def over_ucx(lab):
@@ -82,12 +133,13 @@ def over_ucx(lab):
 
 def test(lab):
     bad_keys(lab)
-    module = os.path.join(os.path.dirname(HIVEMIND), '..', 'lib', 'hivemind', 'ucx.so')
-    if not os.path.exists(module):
+    if not os.path.exists(os.path.join(BUILD, 'lib', 'hivemind', 'ucx.so')):
         print('SKIP: over ucx: the module was not built', flush=True)
         return
     bad_devices(lab)
     without_the_module(lab)
+    other_settings(lab)
+    public_interface(lab)
     over_ucx(lab)
 
 

@@ -264,10 +264,10 @@ class Lab:
             file.write(content)
         return path
 
-    def start(self, *arguments, name=None, environment=None, before_exec=None, inside=()):
+    def start(self, *arguments, name=None, environment=None, before_exec=None, inside=(), program=HIVEMIND):
         """Starts `hivemind arguments...`; `inside` is a command to run it with (ip netns exec ...)."""
         name = f'{len(self.processes)}-{name or next((a for a in arguments if a.isalpha()), "run")}'
-        argv = [*inside, HIVEMIND, *map(str, arguments)]
+        argv = [*inside, program, *map(str, arguments)]
         process = Process(self, name, argv, environment or {}, before_exec)
         self.processes.append(process)
         return process

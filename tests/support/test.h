@@ -14,6 +14,13 @@
 
 #include "base/status.h"
 
+/* CMOCKA_TEST_FILTER='name*' runs these cases alone; cmocka itself does not read it. */
+__attribute__((constructor)) static void test_filter_read_(void)
+{
+    const char *filter = getenv("CMOCKA_TEST_FILTER");
+    if (filter) cmocka_set_test_filter(filter);
+}
+
 /* Claims that a call gave this status; on failure prints both by name, and the line that
  * hm_fail kept. */
 #define assert_status(expression, wanted)                                                          \

@@ -1,13 +1,11 @@
 /* The fast path of peers (transport/rpc_fabric.c): the simulated network as control connections, and
- * once more as the fabric.  Node i is sim:<i> on the one and sim:<100 + i> on the other. */
-#include "support_rpc.h"
+ * once more as the fabric. */
+#include "support_fabric.h"
 
 #include "base/log.h"
 #include "base/rng.h"
-#include "transport/rpc_internal.h"
 
-enum { DHT = HM_METHOD_DHT_FIND, EXPERT = HM_METHOD_EXPERT_CALL, HOLD = 48, FABRIC = 100 };
-static const uint8_t key_a[HM_FABRIC_KEY_BYTES] = {1, 2, 3}, key_b[HM_FABRIC_KEY_BYTES] = {1, 2, 4};
+enum { DHT = HM_METHOD_DHT_FIND, EXPERT = HM_METHOD_EXPERT_CALL, HOLD = 48 };
 
 struct service {
     unsigned handled, gone, held_count;
@@ -55,27 +53,13 @@ struct pair {
     struct hm_peer *peer, *back; /* the server, as the client sees it, and the other way round */
 };
 
-/* Node `number` with a fabric; key NULL: none, and no fabric. */
-static void node_open(struct rpc_node *node, struct hm_world *world, unsigned number,
-                      const uint8_t *key)
-{
-    char listen[32], fabric[32];
-    (void)snprintf(listen, sizeof listen, "sim:%u", number);
-    (void)snprintf(fabric, sizeof fabric, "sim:%u", FABRIC + number);
-    struct hm_rpc_conf conf = {.transport_conf.fabric_key = key,
-                               .fabric = key ? &hm_transport_sim : NULL,
-                               .fabric_conf = {.listen = fabric, .world = world}};
-    rpc_node_open(node, world, number, listen, &conf);
-    if (key) assert_string_equal(hm_rpc_fabric_error(node->rpc), "");
-}
-
 static void pair_open_keys(struct pair *pair, uint64_t seed, const uint8_t *server_key,
                            const uint8_t *client_key)
 {
     *pair = (struct pair){0};
     assert_ok(hm_world_create(seed, &pair->world));
-    node_open(&pair->server, pair->world, 1, server_key);
-    node_open(&pair->client, pair->world, 2, client_key);
+    fabric_node_open(&pair->server, pair->world, 1, server_key);
+    fabric_node_open(&pair->client, pair->world, 2, client_key);
     pair->methods[0] = (struct hm_method){DHT, "dht", 1 << 20, on_echo, NULL, &pair->service};
     pair->methods[1] = (struct hm_method){EXPERT, "expert", 1 << 20, on_echo, NULL, &pair->service};
     pair->methods[2] = (struct hm_method){HOLD, "hold", 0, on_hold, on_gone, &pair->service};
@@ -86,7 +70,7 @@ static void pair_open_keys(struct pair *pair, uint64_t seed, const uint8_t *serv
 
 static void pair_open(struct pair *pair, uint64_t seed)
 {
-    pair_open_keys(pair, seed, key_a, key_a);
+    pair_open_keys(pair, seed, fabric_key_a, fabric_key_a);
 }
 
 static void pair_close(struct pair *pair)
@@ -107,20 +91,6 @@ static void call(struct pair *pair, uint16_t method, hm_ns after, enum hm_status
     assert_int_equal(made.replies, wanted == HM_OK);
 }
 
-static uint64_t metric(const struct rpc_node *node, const char *name)
-{
-    return hm_metrics_value(&node->metrics, name);
-}
-
-static void expect_path(const struct hm_peer *peer, bool fast, const char *why)
-{
-    struct hm_peer_path path;
-    hm_peer_path(peer, &path);
-    assert_string_equal(path.provider, "sim");
-    if (!strstr(path.why, why) || fast != (path.why[0] == '\0'))
-        fail_msg("the path's why is '%s', wanted '%s'", path.why, why);
-}
-
 /* ---- claims */
 
 static void peers_of_one_key_meet_on_the_fabric_and_nothing_goes_over_the_connection(void **state)
@@ -135,15 +105,15 @@ static void peers_of_one_key_meet_on_the_fabric_and_nothing_goes_over_the_connec
         }
         expect_path(pair.peer, true, "");
         expect_path(pair.back, true, "");
-        assert_int_equal(metric(&pair.client, "rpc.fabric_dht"), 10);
-        assert_int_equal(metric(&pair.client, "rpc.fabric_expert"), 10);
-        assert_int_equal(metric(&pair.server, "rpc.fabric_dht"), 10);
-        assert_int_equal(metric(&pair.client, "rpc.tcp_dht"), 0);
-        assert_int_equal(metric(&pair.client, "rpc.tcp_expert"), 0);
-        assert_int_equal(metric(&pair.server, "rpc.tcp_dht"), 0);
-        assert_int_equal(metric(&pair.server, "rpc.tcp_expert"), 0);
-        assert_int_equal(metric(&pair.client, "rpc.tcp_after_join"), 0);
-        assert_int_equal(metric(&pair.client, "rpc.fabric_peers"), 1);
+        assert_int_equal(node_metric(&pair.client, "rpc.fabric_dht"), 10);
+        assert_int_equal(node_metric(&pair.client, "rpc.fabric_expert"), 10);
+        assert_int_equal(node_metric(&pair.server, "rpc.fabric_dht"), 10);
+        assert_int_equal(node_metric(&pair.client, "rpc.tcp_dht"), 0);
+        assert_int_equal(node_metric(&pair.client, "rpc.tcp_expert"), 0);
+        assert_int_equal(node_metric(&pair.server, "rpc.tcp_dht"), 0);
+        assert_int_equal(node_metric(&pair.server, "rpc.tcp_expert"), 0);
+        assert_int_equal(node_metric(&pair.client, "rpc.tcp_after_join"), 0);
+        assert_int_equal(node_metric(&pair.client, "rpc.fabric_peers"), 1);
         pair_close(&pair);
     }
 }
@@ -160,10 +130,10 @@ static void stays_on_tcp(const uint8_t *server_key, const uint8_t *client_key, c
         call(&pair, EXPERT, 30 * HM_S, HM_OK);
         expect_path(pair.peer, false, why_client);
         expect_path(pair.back, false, why_server);
-        assert_int_equal(metric(&pair.client, "rpc.tcp_dht"), 1);
-        assert_int_equal(metric(&pair.client, "rpc.tcp_expert"), 1);
-        assert_int_equal(metric(&pair.client, "rpc.fabric_dht"), 0);
-        assert_int_equal(metric(&pair.client, "rpc.fabric_peers"), 0);
+        assert_int_equal(node_metric(&pair.client, "rpc.tcp_dht"), 1);
+        assert_int_equal(node_metric(&pair.client, "rpc.tcp_expert"), 1);
+        assert_int_equal(node_metric(&pair.client, "rpc.fabric_dht"), 0);
+        assert_int_equal(node_metric(&pair.client, "rpc.fabric_peers"), 0);
         pair_close(&pair);
     }
 }
@@ -171,26 +141,27 @@ static void stays_on_tcp(const uint8_t *server_key, const uint8_t *client_key, c
 static void another_key_stays_on_tcp_and_both_sides_say_why(void **state)
 {
     (void)state;
-    stays_on_tcp(key_a, key_b, NULL, "another fabric key", "another fabric key");
+    stays_on_tcp(fabric_key_a, fabric_key_b, NULL, "another fabric key", "another fabric key");
 }
 
 static void other_settings_stay_on_tcp_and_both_sides_say_why(void **state)
 {
     (void)state;
-    stays_on_tcp(key_a, key_a, "another library 2.0", "other settings", "other settings");
+    stays_on_tcp(fabric_key_a, fabric_key_a, "another library 2.0", "'another library 2.0' there",
+                 "'another library 2.0' here");
 }
 
 static void a_node_without_a_fabric_is_served_over_tcp(void **state)
 {
     (void)state;
     struct pair pair;
-    pair_open_keys(&pair, 3, key_a, NULL);
+    pair_open_keys(&pair, 3, fabric_key_a, NULL);
     call(&pair, EXPERT, 30 * HM_S, HM_OK);
     expect_path(pair.back, false, "the other side has no fabric");
     struct hm_peer_path path;
     hm_peer_path(pair.peer, &path);
     assert_string_equal(path.why, ""); /* nobody asked for one here */
-    assert_int_equal(metric(&pair.server, "rpc.tcp_after_join"), 0);
+    assert_int_equal(node_metric(&pair.server, "rpc.tcp_after_join"), 0);
     pair_close(&pair);
 }
 
@@ -203,9 +174,9 @@ static void a_fabric_that_cannot_be_opened_is_no_error_and_keeps_nobody_waiting(
         struct service service = {0};
         struct hm_method method = {DHT, "dht", 0, on_echo, NULL, &service};
         assert_ok(hm_world_create(40 + broken, &world));
-        node_open(&node[!broken], world, 2, key_a);
+        fabric_node_open(&node[!broken], world, 2, fabric_key_a);
         struct hm_rpc_conf conf = {
-            .transport_conf.fabric_key = key_a,
+            .transport_conf.fabric_key = fabric_key_a,
             .fabric = &hm_transport_sim,
             .fabric_conf = {.listen = "sim:102", .world = world}}; /* taken */
         rpc_node_open(&node[broken], world, 1, "sim:1", &conf);
@@ -244,13 +215,13 @@ static void a_lost_fabric_falls_back_and_is_tried_again(void **state)
         assert_true(hm_world_run_while_not(pair.world, &held.done, 10 * HM_S));
         assert_ok(held.status);
         assert_int_equal(pair.service.handled, 2);
-        assert_true(metric(&pair.client, "rpc.tcp_after_join") > 0);
+        assert_true(node_metric(&pair.client, "rpc.tcp_after_join") > 0);
         hm_net_cut_both(pair.world, FABRIC + 1, FABRIC + 2, false);
         hm_world_run_for(pair.world, 120 * HM_S);
         expect_path(pair.peer, true, "");
-        uint64_t before = metric(&pair.client, "rpc.tcp_expert");
+        uint64_t before = node_metric(&pair.client, "rpc.tcp_expert");
         call(&pair, EXPERT, HM_S, HM_OK);
-        assert_int_equal(metric(&pair.client, "rpc.tcp_expert"), before);
+        assert_int_equal(node_metric(&pair.client, "rpc.tcp_expert"), before);
         assert_int_equal(pair.client.downs, 0);
         pair_close(&pair);
     }
@@ -272,8 +243,8 @@ static void a_connection_that_goes_takes_its_fast_path_and_its_calls_with_it(voi
         hm_world_run_for(pair.world, HM_S);
         assert_int_equal(pair.client.downs, 1);
         assert_int_equal(pair.service.gone, 1);
-        assert_int_equal(metric(&pair.client, "rpc.fabric_peers"), 0);
-        assert_int_equal(metric(&pair.server, "rpc.fabric_peers"), 0);
+        assert_int_equal(node_metric(&pair.client, "rpc.fabric_peers"), 0);
+        assert_int_equal(node_metric(&pair.server, "rpc.fabric_peers"), 0);
         pair_close(&pair);
     }
 }
@@ -316,19 +287,19 @@ static void a_proof_is_of_one_key_connection_direction_and_pair(void **state)
         .binding = {9}, .by_dialler = true, .prover = &a, .verifier = &b};
     struct hm_proof_context same = made, binding = made, role = made, pair = made;
     struct hm_hello hello = {0};
-    assert_false(hm_proof_check(key_a, &made, &hello));
-    assert_true(hm_proof_make(key_a, &made, &hello));
-    assert_true(hm_proof_check(key_a, &same, &hello));
-    assert_false(hm_proof_check(key_b, &same, &hello));
+    assert_false(hm_proof_check(fabric_key_a, &made, &hello));
+    assert_true(hm_proof_make(fabric_key_a, &made, &hello));
+    assert_true(hm_proof_check(fabric_key_a, &same, &hello));
+    assert_false(hm_proof_check(fabric_key_b, &same, &hello));
     binding.binding[31] ^= 1;
-    assert_false(hm_proof_check(key_a, &binding, &hello));
+    assert_false(hm_proof_check(fabric_key_a, &binding, &hello));
     role.by_dialler = false;
-    assert_false(hm_proof_check(key_a, &role, &hello));
+    assert_false(hm_proof_check(fabric_key_a, &role, &hello));
     pair.prover = &b;
     pair.verifier = &a;
-    assert_false(hm_proof_check(key_a, &pair, &hello));
+    assert_false(hm_proof_check(fabric_key_a, &pair, &hello));
     hello.fabric_proof_bytes--;
-    assert_false(hm_proof_check(key_a, &same, &hello));
+    assert_false(hm_proof_check(fabric_key_a, &same, &hello));
 }
 
 /* ---- the storm */
@@ -623,7 +594,7 @@ static uint64_t run_storm(uint64_t seed, bool lossless)
     hm_rng_init(&storm->rng, seed, 4321);
     for (unsigned i = 0; i < NODES; i++) {
         struct storm_node *at = &storm->nodes[i];
-        node_open(&at->node, storm->world, i + 1, key_a);
+        fabric_node_open(&at->node, storm->world, i + 1, fabric_key_a);
         at->storm = storm;
         at->index = i;
         at->method = (struct hm_method){EXPERT, "job", 1 << 20, on_job, on_job_gone, at};
@@ -645,9 +616,9 @@ static uint64_t run_storm(uint64_t seed, bool lossless)
     assert_true(storm->succeeded > 100);
     uint64_t fast = 0, lost = 0, again = 0;
     for (unsigned i = 0; i < NODES; i++) {
-        fast += metric(&storm->nodes[i].node, "rpc.fabric_expert");
-        lost += metric(&storm->nodes[i].node, "rpc.fabric_lost");
-        again += metric(&storm->nodes[i].node, "rpc.tcp_after_join");
+        fast += node_metric(&storm->nodes[i].node, "rpc.fabric_expert");
+        lost += node_metric(&storm->nodes[i].node, "rpc.fabric_lost");
+        again += node_metric(&storm->nodes[i].node, "rpc.tcp_after_join");
     }
     assert_true(fast > 100 && lost > 0 && again > 0);
     for (unsigned i = 0; i < NODES; i++) rpc_node_close(&storm->nodes[i].node);

@@ -1,123 +1,11 @@
 /* A node that speaks the transport but not rpc's rules: what it sends costs it its connection, and
  * nobody else. */
+#include "support_raw.h"
 #include "support_rpc.h"
 
 #include "base/rng.h"
-#include "transport/rpc_internal.h"
 
 enum { ECHO = 100, BULK, HOLD, BIT, BULK_BYTES = 20000, BIT_BYTES = 1000 };
-
-/* ---- a node without rpc: it sends any bytes, keeps what it gets, and pulls nothing unless told */
-
-struct raw {
-    struct hm_world *world;
-    struct hm_identity *identity;
-    struct hm_buf_pool *buffers;
-    struct hm_transport *transport;
-    struct hm_ep *ep; /* NULL: down */
-    bool up, closed, hoards;
-    struct hm_inbound *hoard[512];
-    unsigned hoarded, messages, downs, busy;
-    struct hm_rpc_header last;
-    void (*on_message)(struct raw *raw, const struct hm_rpc_header *header);
-};
-
-static void raw_up(void *arg, struct hm_ep *ep, const struct hm_node_id *node,
-                   const struct hm_hello *hello)
-{
-    struct raw *raw = arg;
-    (void)node;
-    (void)hello;
-    raw->ep = ep;
-    raw->up = true;
-}
-
-static void raw_message(void *arg, struct hm_ep *ep, const void *header, size_t header_bytes,
-                        struct hm_inbound *in)
-{
-    struct raw *raw = arg;
-    (void)ep;
-    raw->messages++;
-    if (raw->hoards && raw->hoarded < 512)
-        raw->hoard[raw->hoarded++] = in;
-    else
-        hm_inbound_drop(in);
-    assert_ok(hm_rpc_header_decode(header, header_bytes, &raw->last));
-    if (raw->on_message) raw->on_message(raw, &raw->last);
-}
-
-static void raw_writable(void *arg, struct hm_ep *ep)
-{
-    (void)arg;
-    (void)ep;
-}
-
-static void raw_down(void *arg, struct hm_ep *ep, enum hm_status why)
-{
-    struct raw *raw = arg;
-    (void)why;
-    assert_ptr_equal(ep, raw->ep);
-    for (; raw->hoarded > 0; raw->hoarded--) hm_inbound_drop(raw->hoard[raw->hoarded - 1]);
-    raw->ep = NULL;
-    raw->up = false;
-    raw->downs++;
-}
-
-static void raw_open(struct raw *raw, struct hm_world *world, unsigned key, const char *listen)
-{
-    *raw = (struct raw){.world = world};
-    uint8_t seed[32] = {(uint8_t)key, 0, 78};
-    struct hm_hello hello = {.wire_major = HM_WIRE_MAJOR};
-    assert_ok(hm_identity_create(seed, &raw->identity));
-    assert_ok(hm_buf_pool_create(1 << 20, &raw->buffers));
-    struct hm_transport_conf conf = {.identity = raw->identity,
-                                     .hello = &hello,
-                                     .listen = listen,
-                                     .buffers = raw->buffers,
-                                     .endpoints_max = 8,
-                                     .receive_bytes_max = 256 * 1024,
-                                     .handshake_max = HM_S,
-                                     .world = world};
-    struct hm_transport_sink sink = {raw_up, raw_message, raw_writable, raw_down, raw};
-    assert_ok(hm_transport_sim.open(&conf, hm_world_loop(world), &sink, &raw->transport));
-    if (hm_net_find(world, hm_identity_node(raw->identity)))
-        hm_net_set_lawless(world, hm_net_number(raw->transport), true);
-}
-
-static void raw_connect(struct raw *raw)
-{
-    struct hm_addr to = {{"sim:1"}};
-    assert_null(raw->ep);
-    assert_ok(hm_transport_sim.connect(raw->transport, &to, NULL, &raw->ep));
-    hm_world_run_for(raw->world, 500 * HM_MS);
-    assert_true(raw->up);
-}
-
-static void raw_send(struct raw *raw, const struct hm_rpc_header *header, size_t user_bytes,
-                     size_t payload_bytes)
-{
-    static uint8_t payload[100000];
-    uint8_t bytes[HM_HEADER_BYTES_MAX] = {0};
-    hm_rpc_header_encode(header, bytes);
-    struct hm_span span = {.base = payload, .bytes = payload_bytes};
-    enum hm_status status = hm_transport_sim.send(raw->ep, bytes, HM_RPC_HEADER_BYTES + user_bytes,
-                                                  &span, payload_bytes > 0, NULL, NULL);
-    if (status == HM_ERR_BUSY) raw->busy++;
-    assert_true(status == HM_OK || status == HM_ERR_BUSY || status == HM_ERR_PEER_UNREACHABLE);
-}
-
-static void on_raw_closed(void *arg)
-{
-    ((struct raw *)arg)->closed = true;
-}
-
-static void raw_close(struct raw *raw)
-{
-    hm_transport_sim.close(raw->transport, on_raw_closed, raw);
-    assert_true(hm_world_run_while_not(raw->world, &raw->closed, 10 * HM_S));
-    hm_buf_pool_destroy(raw->buffers);
-    hm_identity_destroy(raw->identity);
-}
 
 /* ---- an honest server, an honest client, and the stranger */
 
@@ -197,7 +85,7 @@ static void scene_open(struct scene *scene, uint64_t seed, const struct hm_rpc_c
     scene->methods[2] = (struct hm_method){HOLD, "hold", 0, on_hold, on_hold_gone, scene};
     scene->methods[3] = (struct hm_method){BIT, "bit", 0, on_bit, NULL, scene};
     assert_ok(hm_rpc_serve(scene->server.rpc, scene->methods, 4));
-    raw_open(&scene->raw, scene->world, 3, "sim:3");
+    raw_open(&scene->raw, scene->world, 3, "sim:3", NULL);
     scene->peer = rpc_peer(&scene->client, &scene->server);
 }
 
@@ -351,8 +239,10 @@ static void on_script_timer(struct hm_timer *timer)
     hm_timer_start(hm_world_loop(script.raw->world), timer, 100 * HM_MS);
 }
 
-static void on_script(struct raw *raw, const struct hm_rpc_header *header)
+static void on_script(struct raw *raw, const struct hm_rpc_header *header,
+                      const struct hm_inbound *in)
 {
+    (void)in;
     if (header->kind != HM_RPC_REQUEST) return;
     script.timer.cb = on_script_timer;
     script.raw = raw;
@@ -449,8 +339,10 @@ static void mutated_messages_hurt_nobody_else(void **state)
     scene_close(&scene);
 }
 
-static void answer_ping(struct raw *raw, const struct hm_rpc_header *header)
+static void answer_ping(struct raw *raw, const struct hm_rpc_header *header,
+                        const struct hm_inbound *in)
 {
+    (void)in;
     struct hm_rpc_header pong = {.kind = HM_RPC_PONG, .id = header->id};
     if (header->kind == HM_RPC_PING) raw_send(raw, &pong, 0, 0);
 }
@@ -466,7 +358,7 @@ static void hoarders_leave_buffers_for_others(void **state)
     serves_on(&scene);
     size_t bytes_max = hm_buf_pool_bytes_max(scene.server.buffers);
     for (unsigned i = 0; i < HOARDERS; i++) {
-        raw_open(&hoarder[i], scene.world, 10 + i, NULL);
+        raw_open(&hoarder[i], scene.world, 10 + i, NULL, NULL);
         raw_connect(&hoarder[i]);
         hoarder[i].hoards = true;
         for (uint64_t id = 0; id < ASKED; id++) {
@@ -498,7 +390,7 @@ static void readers_of_nothing_leave_records_for_others(void **state)
     scene_open(&scene, 11, &(struct hm_rpc_conf){.calls_max = 256, .requests_max = 1024});
     serves_on(&scene);
     for (unsigned i = 0; i < DEAF; i++) {
-        raw_open(&deaf[i], scene.world, 30 + i, NULL);
+        raw_open(&deaf[i], scene.world, 30 + i, NULL, NULL);
         raw_connect(&deaf[i]);
         deaf[i].hoards = true; /* the first answers take the credit, the others wait for it */
         for (uint64_t id = 0; id < ASKED; id++) {
@@ -530,7 +422,7 @@ static void a_node_has_few_connections_whatever_it_dials(void **state)
     scene_open(&scene, 12, NULL);
     serves_on(&scene);
     for (unsigned i = 0; i < DIALS; i++) {
-        raw_open(&same[i], scene.world, 3, NULL);
+        raw_open(&same[i], scene.world, 3, NULL, NULL);
         raw_connect(&same[i]);
     }
     hm_world_run_for(scene.world, HM_S);
@@ -549,7 +441,7 @@ static void strangers_that_fill_all_places_do_not_keep_others_out(void **state)
     scene_open(&scene, 13, NULL);
     serves_on(&scene); /* the client is there, and idle */
     for (unsigned i = 0; i < STRANGERS; i++) {
-        raw_open(&stranger[i], scene.world, 50 + i, NULL);
+        raw_open(&stranger[i], scene.world, 50 + i, NULL, NULL);
         stranger[i].on_message = answer_ping;
         raw_connect(&stranger[i]); /* each gets in */
         assert_true(scene.server.rpc->conn_slots.used < scene.server.rpc->conn_slots.count);
