@@ -11,7 +11,7 @@ help:
 	@echo 'make test       build and run every test; make test SUITE=unit|conformance|parity|sim|integration|fuzz runs one suite'
 	@echo 'make lab        clusters in network namespaces: Slurm with four nodes, mpirun; needs root'
 	@echo 'make check      the tests again under sanitizers: address + undefined behaviour, then threads; and the layer check'
-	@echo 'make bench      throughput with the presets of the Python hivemind, next to raw OpenSSL in the same run'
+	@echo 'make bench      latency and throughput, each beside a raw program that does the same work in the same run (3 minutes)'
 	@echo 'make layers     which folder may include which (tools/layers.py)'
 	@echo 'make format     clang-format over src, tests, perf and examples'
 	@echo 'make clean      remove build/'

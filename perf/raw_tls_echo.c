@@ -1,13 +1,16 @@
 /* perf/raw_tls_echo.c - the limit of the open plane on this machine: rows echoed over plain
  * OpenSSL, without any of our layers.
  *
- *   perf-raw_tls_echo [--mode bulk|single|both] [--clients N] [--connections C] [--rows R]
- *                     [--hidden H] [--seconds S]
+ *   perf-raw_tls_echo [--mode bulk|single|both|latency|stream] [--clients N] [--connections C]
+ *                     [--rows R] [--hidden H] [--bytes B] [--seconds S]
  *
  * bulk:    N client processes; each sends R rows of H f32, reads them back, and again.  The server
  *          has a thread a connection.
  * single:  N client processes with C connections in all, each with one row in flight.  Server and
  *          clients are one thread on epoll each.
+ * latency: one client, one message of B bytes at a time; how long until it is back.
+ * stream:  one client sends messages of B bytes one way; the clock stops when the server has read
+ *          them all.
  * TLS 1.3, AES-128-GCM, an Ed25519 certificate made here, nobody is verified.  One JSON line a
  * mode. */
 #include <arpa/inet.h>
@@ -32,12 +35,13 @@
 #include <openssl/err.h>
 #include <openssl/ssl.h>
 
-enum { CLIENTS_MAX = 256 };
+enum { CLIENTS_MAX = 256, SAMPLES_MAX = 1 << 20 };
 static struct {
     int clients, connections, rows, hidden;
+    long bytes;
     double seconds;
     const char *mode;
-} option = {8, 64, 2048, 1024, 3, "both"};
+} option = {8, 64, 2048, 1024, 8, 3, "both"};
 
 /* What the processes of one run share. */
 struct shared {
@@ -226,7 +230,54 @@ static void client_blocking(SSL_CTX *ctx, int fd, size_t count, struct shared *s
     _exit(0);
 }
 
-/* ---- a run ----------------------------------------------------------------------------------- */
+/* ---- two processes, one connection ----------------------------------------------------------- */
+
+static int by_value(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return x < y ? -1 : x > y;
+}
+
+/* The first tenth is not counted. */
+static void measure_latency(SSL *ssl, uint8_t *bytes, size_t count)
+{
+    double *sample = malloc(SAMPLES_MAX * sizeof *sample), begin = 0, last = now();
+    double warm = last + option.seconds / 10, end = last + option.seconds;
+    uint64_t calls = 0;
+    while (last < end) {
+        double asked = last;
+        must(move_all(ssl, bytes, count, true) && move_all(ssl, bytes, count, false), "echo");
+        last = now();
+        if (asked < warm) continue;
+        if (calls == 0) begin = asked;
+        sample[calls++ % SAMPLES_MAX] = (last - asked) * 1e6;
+    }
+    must(calls > 0, "one round trip in the time");
+    uint64_t kept = calls < SAMPLES_MAX ? calls : SAMPLES_MAX;
+    qsort(sample, kept, sizeof *sample, by_value);
+    printf("{\"program\":\"raw_tls_echo\",\"mode\":\"latency\",\"bytes\":%zu,\"round_trips\":%llu,"
+           "\"mean_us\":%.3f,\"p50_us\":%.3f,\"p99_us\":%.3f,\"p999_us\":%.3f}\n",
+           count, (unsigned long long)calls, (last - begin) * 1e6 / (double)calls, sample[kept / 2],
+           sample[kept * 99 / 100], sample[kept * 999 / 1000]);
+    free(sample);
+}
+
+/* The first byte of each message says whether it is the last one; then the server says that it has
+ * them all. */
+static void measure_stream(SSL *ssl, uint8_t *bytes, size_t count)
+{
+    double begin = now(), seconds = 0;
+    uint64_t calls = 0;
+    for (bytes[0] = 0; !bytes[0]; calls++) {
+        bytes[0] = calls % 32 == 31 && now() - begin > option.seconds;
+        must(move_all(ssl, bytes, count, true), "sending");
+    }
+    must(move_all(ssl, bytes, 1, false), "the answer");
+    seconds = now() - begin;
+    printf("{\"program\":\"raw_tls_echo\",\"mode\":\"stream\",\"bytes\":%zu,\"seconds\":%.3f,"
+           "\"messages_per_second\":%.1f,\"megabytes_per_second\":%.1f}\n",
+           count, seconds, (double)calls / seconds, (double)(calls * count) / seconds / 1e6);
+}
 
 static int dial(struct sockaddr_in *at)
 {
@@ -234,6 +285,37 @@ static int dial(struct sockaddr_in *at)
     must(fd >= 0 && connect(fd, (struct sockaddr *)at, sizeof *at) == 0, "connect");
     return fd;
 }
+
+static void run_pair(bool streaming)
+{
+    size_t count = (size_t)option.bytes;
+    uint8_t *bytes = calloc(1, count);
+    must(bytes, "memory");
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t at_bytes = sizeof at;
+    int listener = socket(AF_INET, SOCK_STREAM, 0);
+    must(bind(listener, (struct sockaddr *)&at, sizeof at) == 0 && listen(listener, 1) == 0 &&
+             getsockname(listener, (struct sockaddr *)&at, &at_bytes) == 0,
+         "listen");
+    pid_t server = fork();
+    if (server == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        SSL *ssl = connection_ssl(context(true), accept(listener, NULL, NULL), true);
+        while (move_all(ssl, bytes, count, false))
+            if (!streaming || bytes[0]) (void)move_all(ssl, bytes, streaming ? 1 : count, true);
+        _exit(0);
+    }
+    SSL *ssl = connection_ssl(context(false), dial(&at), false);
+    if (streaming)
+        measure_stream(ssl, bytes, count);
+    else
+        measure_latency(ssl, bytes, count);
+    fflush(stdout);
+    kill(server, SIGKILL);
+    waitpid(server, NULL, 0);
+}
+
+/* ---- a run ----------------------------------------------------------------------------------- */
 
 static void run(bool bulk)
 {
@@ -293,8 +375,8 @@ static void run(bool bulk)
 static void usage(void)
 {
     fprintf(stderr,
-            "perf-raw_tls_echo [--mode bulk|single|both] [--clients 1..%d] [--connections 1..4096] "
-            "[--rows N] [--hidden N] [--seconds S]\n",
+            "perf-raw_tls_echo [--mode bulk|single|both|latency|stream] [--clients 1..%d] "
+            "[--connections 1..4096] [--rows N] [--hidden N] [--bytes N] [--seconds S]\n",
             CLIENTS_MAX);
     exit(2);
 }
@@ -313,17 +395,22 @@ int main(int argc, char **argv)
             option.rows = atoi(argv[i + 1]);
         else if (!strcmp(argv[i], "--hidden"))
             option.hidden = atoi(argv[i + 1]);
+        else if (!strcmp(argv[i], "--bytes"))
+            option.bytes = atol(argv[i + 1]);
         else if (!strcmp(argv[i], "--seconds"))
             option.seconds = atof(argv[i + 1]);
         else
             usage();
     }
     bool both = !strcmp(option.mode, "both");
+    bool pair = !strcmp(option.mode, "latency") || !strcmp(option.mode, "stream");
     if (option.clients < 1 || option.clients > CLIENTS_MAX || option.connections < 1 ||
-        option.connections > 4096 || option.rows < 1 || option.hidden < 1 || option.seconds <= 0 ||
-        (!both && strcmp(option.mode, "bulk") && strcmp(option.mode, "single")))
+        option.connections > 4096 || option.rows < 1 || option.hidden < 1 || option.bytes < 1 ||
+        option.bytes > 1 << 30 || option.seconds <= 0 ||
+        (!both && !pair && strcmp(option.mode, "bulk") && strcmp(option.mode, "single")))
         usage();
     signal(SIGPIPE, SIG_IGN);
+    if (pair) run_pair(!strcmp(option.mode, "stream"));
     if (both || !strcmp(option.mode, "bulk")) run(true);
     if (both || !strcmp(option.mode, "single")) run(false);
     return 0;

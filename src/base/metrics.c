@@ -40,6 +40,12 @@ uint64_t hm_metrics_value(const struct hm_metrics *metrics, const char *name)
     return sum;
 }
 
+void hm_metrics_each(const struct hm_metrics *metrics,
+                     void (*visit)(void *arg, const struct hm_metric *metric), void *arg)
+{
+    HM_LIST_EACH (link, &metrics->head) visit(arg, metric_of(link));
+}
+
 /* Whether an earlier metric of this name and sort has already been written for both. */
 static bool is_repeated(const struct hm_metrics *metrics, const struct hm_metric *metric)
 {

@@ -30,6 +30,9 @@ void hm_metrics_add(struct hm_metrics *metrics, struct hm_metric *metric);
 void hm_metrics_remove(struct hm_metric *metric);
 /* The sum of the counters or gauges of that name; 0 if there is none. */
 uint64_t hm_metrics_value(const struct hm_metrics *metrics, const char *name);
+/* Every metric by itself, in the order of adding; `visit` must not add or remove any. */
+void hm_metrics_each(const struct hm_metrics *metrics,
+                     void (*visit)(void *arg, const struct hm_metric *metric), void *arg);
 /* {"tcp.bytes_sent": 123, "rpc.round_trip_us": {"count":…,"p50":…,"p99":…,"max":…}} */
 void hm_metrics_json(const struct hm_metrics *metrics, struct hm_json *json);
 

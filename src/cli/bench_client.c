@@ -1,131 +1,354 @@
-/* cli/bench_client.c - a client process of `hivemind bench`: it says "ready", waits for "go", and
- * reports one line. */
+/* cli/bench_client.c - a client process of a benchmark: callers that each have one call at a time.
+ *
+ *   open ──► find the experts ──► first calls ──► "ready" ──► "go" ──► call ──► report ──► "go" ...
+ *
+ * All callers of a process live on its loop; with --blocking each is a thread that waits, as a
+ * program on the C API is.  The first calls, of each expert by one of the processes, open
+ * connections and touch memory that is touched first, so that neither is measured. */
 #include "base/rng.h"
 #include "cli/bench.h"
-#include "cli/cli.h"
+#include "cli/bench_report.h"
+#include "cli/bench_work.h"
+#include "moe/remote_expert.h"
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
+struct client;
+struct caller {
+    struct client *client;
+    struct hm_rng rng;
+    struct hm_tensor x, y, dx;
+    struct hm_histogram *latency_ns; /* the loop's, or the thread's own */
+    uint64_t calls, pairs, failed;
+    enum hm_status status;
+    hm_ns began;
+    /* on the loop */
+    struct hm_moe_expert_op op;
+    struct hm_timer retry;
+    const struct hm_uid *uid;
+    bool backward; /* the second of a pair */
+    /* a thread */
+    struct hm_thread *thread;
+};
 struct client {
     const struct bench_conf *conf;
     struct hm_node *node;
-    struct hm_remote_expert **experts;
-    struct hm_thread *thread;
-    struct hm_rng rng;
-    float *x, *y, *dx;
-    struct hm_histogram latency_us;
-    uint64_t calls, failed;
-    enum hm_status status;
+    struct hm_uid *uid;
+    struct hm_remote_expert **expert;
+    struct caller *caller;
+    struct hm_histogram latency_ns,
+        ended_ns; /* ended: one time; of many processes the max counts */
+    hm_ns end;    /* of the round, where it is by time */
+    uint64_t cpu_us_before;
+    struct hm_wait *wait;
+    unsigned running;
 };
 
-static void run_client(void *arg)
+static bool is_over(const struct caller *caller)
+{
+    const struct bench_conf *conf = caller->client->conf;
+    if (conf->batches > 0) return caller->pairs >= conf->batches;
+    return hm_loop_clock(caller->client->node->loop) >= caller->client->end;
+}
+
+/* A call, or a pair of them, is over. */
+static void count(struct caller *caller, enum hm_status status)
+{
+    hm_histogram_add(caller->latency_ns, hm_loop_clock(caller->client->node->loop) - caller->began);
+    caller->pairs++;
+    if (status) {
+        caller->failed++;
+        caller->status = status;
+    }
+}
+
+/* ---- on the loop ----------------------------------------------------------------------------- */
+
+static void call_next(struct caller *caller);
+
+static void caller_ended(struct caller *caller)
+{
+    struct client *client = caller->client;
+    if (--client->running == 0) hm_wait_end(client->wait, HM_OK);
+}
+
+static void call_ended(struct hm_moe_expert_op *op, enum hm_status status)
+{
+    struct caller *caller = op->arg;
+    caller->calls++;
+    if (!status && caller->client->conf->backward && !caller->backward) {
+        caller->backward = true;
+    } else {
+        count(caller, status);
+        caller->backward = false;
+    }
+    call_next(caller);
+}
+
+static enum hm_status call_start(struct caller *caller)
+{
+    struct client *client = caller->client;
+    struct hm_node *node = client->node;
+    hm_ns deadline = hm_deadline_after(node->loop, client->conf->timeout);
+    caller->op.arg = caller;
+    caller->op.asked = hm_loop_clock(node->loop);
+    /* Which gradient does not matter to the time: y is one of the right shape. */
+    if (caller->backward)
+        return hm_moe_expert_backward(node->dispatch, &caller->op, caller->uid, &caller->x,
+                                      &caller->y, &caller->dx, deadline, call_ended);
+    caller->uid = &client->uid[hm_rng_below(&caller->rng, client->conf->experts)];
+    caller->began = caller->op.asked;
+    return hm_moe_expert_forward(node->dispatch, &caller->op, caller->uid, &caller->x, &caller->y,
+                                 deadline, call_ended);
+}
+
+static void call_again(struct hm_timer *timer)
+{
+    call_next(timer->arg);
+}
+
+static void call_next(struct caller *caller)
+{
+    if (!caller->backward && is_over(caller)) {
+        caller_ended(caller);
+        return;
+    }
+    enum hm_status status = call_start(caller);
+    if (!status) return;
+    count(caller, status); /* it could not even begin; not at once again */
+    caller->backward = false;
+    caller->retry = (struct hm_timer){.cb = call_again, .arg = caller};
+    hm_timer_start(caller->client->node->loop, &caller->retry, HM_MS);
+}
+
+static void round_on_loop(struct hm_wait *wait, void *arg)
 {
     struct client *client = arg;
-    const struct bench_conf *conf = client->conf;
+    client->wait = wait;
+    client->running = client->conf->share;
+    for (uint32_t i = 0; i < client->conf->share; i++) call_next(&client->caller[i]);
+}
+
+/* ---- as threads ------------------------------------------------------------------------------ */
+
+static struct hm_array array_of(const struct hm_tensor *tensor)
+{
+    return (struct hm_array){
+        .dims = 2, .dim = {tensor->shape.dim[0], tensor->shape.dim[1]}, .data = tensor->data.base};
+}
+
+static enum hm_status pair(struct caller *caller, struct hm_remote_expert *expert)
+{
+    const struct bench_conf *conf = caller->client->conf;
+    struct hm_array x = array_of(&caller->x), y = array_of(&caller->y), dx = array_of(&caller->dx);
     int timeout_ms = (int)(conf->timeout / HM_MS);
-    struct hm_array x = {.dims = 2, .dim = {conf->rows, conf->hidden}, .data = client->x}, y = x,
-                    dx = x;
-    y.data = client->y;
-    dx.data = client->dx;
-    for (uint32_t i = 0; i < conf->batches; i++) {
+    enum hm_status status = hm_remote_expert_forward(expert, &x, &y, timeout_ms);
+    caller->calls++;
+    if (status || !conf->backward) return status;
+    status = hm_remote_expert_backward(expert, &x, &y, &dx, timeout_ms);
+    caller->calls++;
+    return status;
+}
+
+static void run_caller(void *arg)
+{
+    struct caller *caller = arg;
+    struct client *client = caller->client;
+    while (!is_over(caller)) {
         struct hm_remote_expert *expert =
-            client->experts[hm_rng_below(&client->rng, conf->experts)];
-        hm_ns before = cli_now();
-        enum hm_status status = hm_remote_expert_forward(expert, &x, &y, timeout_ms);
-        client->calls++;
-        /* Which gradient does not matter to the time: y is one of the right shape. */
-        if (!status && conf->backward) {
-            status = hm_remote_expert_backward(expert, &x, &y, &dx, timeout_ms);
-            client->calls++;
-        }
-        hm_histogram_add(&client->latency_us, (cli_now() - before) / HM_US);
-        if (status) {
-            client->failed++;
-            client->status = status;
-        }
+            client->expert[hm_rng_below(&caller->rng, client->conf->experts)];
+        caller->began = hm_loop_clock(client->node->loop);
+        count(caller, pair(caller, expert));
     }
 }
 
-static int client_alloc(struct client *client, const struct bench_conf *conf, struct hm_node *node,
-                        struct hm_remote_expert **experts, unsigned index)
+static enum hm_status round_of_threads(struct client *client)
 {
-    size_t count = (size_t)conf->rows * conf->hidden;
-    *client = (struct client){.conf = conf, .node = node, .experts = experts};
-    hm_rng_init(&client->rng, conf->seed, index);
-    hm_histogram_init(&client->latency_us);
-    client->x = malloc(count * sizeof(float));
-    client->y = malloc(count * sizeof(float));
-    client->dx = malloc(count * sizeof(float));
-    if (!client->x || !client->y || !client->dx) return HM_ERR_NO_MEMORY;
-    for (size_t i = 0; i < count; i++) client->x[i] = hm_rng_normal(&client->rng);
-    return HM_OK;
-}
-
-static void report(struct client *clients, unsigned count)
-{
-    static struct hm_histogram latency;
-    uint64_t calls = 0, failed = 0;
     enum hm_status status = HM_OK;
-    hm_histogram_init(&latency);
-    for (unsigned i = 0; i < count; i++) {
-        calls += clients[i].calls;
-        failed += clients[i].failed;
-        if (clients[i].status) status = clients[i].status;
-        hm_histogram_merge(&latency, &clients[i].latency_us);
+    struct hm_place place = {.name = "hm-client"};
+    unsigned started = 0;
+    for (uint32_t i = 0; i < client->conf->share; i++) {
+        status = hm_thread_start(&place, run_caller, &client->caller[i], &client->caller[i].thread);
+        if (status) break;
+        started++;
     }
-    printf("done %llu %llu %llu %llu %s\n", (unsigned long long)calls, (unsigned long long)failed,
-           (unsigned long long)hm_histogram_quantile(&latency, 0.5),
-           (unsigned long long)hm_histogram_quantile(&latency, 0.99), hm_status_name(status));
-    fflush(stdout);
+    for (uint32_t i = 0; i < started; i++) {
+        hm_thread_join(client->caller[i].thread);
+        hm_histogram_merge(&client->latency_ns, client->caller[i].latency_ns);
+    }
+    return status;
 }
 
-/* Finds every expert; one call each also opens the connections, so that they are not measured. */
-static enum hm_status find_experts(const struct bench_conf *conf, struct hm_node *node,
-                                   struct hm_remote_expert **experts)
+/* ---- a round --------------------------------------------------------------------------------- */
+
+static void begin_on_loop(struct hm_wait *wait, void *arg)
 {
-    for (uint32_t i = 0; i < conf->experts; i++) {
+    struct client *client = arg;
+    hm_dispatch_time(client->node->dispatch, client->conf->times);
+    hm_wait_end(wait, HM_OK);
+}
+
+static void report_on_loop(struct hm_wait *wait, void *arg)
+{
+    struct client *client = arg;
+    bench_report_metrics(stdout, &client->node->metrics);
+    hm_wait_end(wait, HM_OK);
+}
+
+static enum hm_status report(struct client *client)
+{
+    uint64_t calls = 0, pairs = 0, failed = 0;
+    for (uint32_t i = 0; i < client->conf->share; i++) {
+        const struct caller *caller = &client->caller[i];
+        calls += caller->calls;
+        pairs += caller->pairs;
+        failed += caller->failed;
+        if (caller->status) printf("status %s\n", hm_status_name(caller->status));
+    }
+    bench_report_counter(stdout, "calls", calls);
+    bench_report_counter(stdout, "pairs", pairs);
+    bench_report_counter(stdout, "failed", failed);
+    bench_report_histogram(stdout, "latency_ns", &client->latency_ns);
+    bench_report_histogram(stdout, "ended_ns", &client->ended_ns);
+    enum hm_status status = hm_node_run(client->node, report_on_loop, client);
+    bench_report_process(stdout, client->cpu_us_before);
+    bench_report_end(stdout);
+    return status;
+}
+
+static enum hm_status round_run(struct client *client)
+{
+    const struct bench_conf *conf = client->conf;
+    hm_histogram_init(&client->latency_ns);
+    for (uint32_t i = 0; i < conf->share; i++) {
+        struct caller *caller = &client->caller[i];
+        caller->calls = caller->pairs = caller->failed = 0;
+        caller->status = HM_OK;
+        if (conf->blocking) hm_histogram_init(caller->latency_ns);
+    }
+    enum hm_status status = hm_node_run(client->node, begin_on_loop, client);
+    client->cpu_us_before = bench_cpu_us();
+    client->end = hm_loop_clock(client->node->loop) + conf->duration;
+    if (!status)
+        status = conf->blocking ? round_of_threads(client)
+                                : hm_node_run(client->node, round_on_loop, client);
+    hm_histogram_init(&client->ended_ns);
+    hm_histogram_add(&client->ended_ns, hm_loop_clock(client->node->loop));
+    return status ? status : report(client);
+}
+
+/* ---- life ------------------------------------------------------------------------------------ */
+
+static enum hm_status caller_alloc(struct client *client, uint32_t index)
+{
+    const struct bench_conf *conf = client->conf;
+    struct caller *caller = &client->caller[index];
+    size_t elements = (size_t)conf->rows * conf->hidden;
+    float *values = malloc(3 * elements * sizeof(float));
+    if (!values) return HM_ERR_NO_MEMORY;
+    *caller = (struct caller){.client = client,
+                              .x = hm_matrix_f32(values, conf->rows, conf->hidden),
+                              .y = hm_matrix_f32(values + elements, conf->rows, conf->hidden),
+                              .dx = hm_matrix_f32(values + 2 * elements, conf->rows, conf->hidden)};
+    hm_rng_init(&caller->rng, conf->seed * 1000 + conf->place, index);
+    for (size_t i = 0; i < elements; i++) values[i] = hm_rng_normal(&caller->rng);
+    caller->latency_ns = &client->latency_ns;
+    if (conf->blocking) caller->latency_ns = malloc(sizeof(*caller->latency_ns));
+    return caller->latency_ns ? HM_OK : HM_ERR_NO_MEMORY;
+}
+
+static enum hm_status find_experts(struct client *client)
+{
+    enum hm_status status = HM_OK;
+    for (uint32_t i = 0; i < client->conf->experts && !status; i++) {
         char uid[32];
         snprintf(uid, sizeof(uid), "expert.%u", i);
-        enum hm_status status = hm_remote_expert_find(node, uid, 10000, &experts[i]);
-        if (status) return status;
+        status = hm_uid_parse(uid, &client->uid[i]);
+        if (!status) status = hm_remote_expert_find(client->node, uid, 10000, &client->expert[i]);
     }
-    return HM_OK;
+    return status;
 }
 
-int bench_client(const struct bench_conf *conf)
+/* This process' share of the experts, and one at least. */
+static enum hm_status first_calls(struct client *client)
 {
-    struct hm_node *node = NULL;
-    struct hm_node_options options = {.join = conf->join};
-    struct hm_remote_expert **experts = calloc(conf->experts, sizeof(*experts));
-    struct client *clients = calloc(conf->clients, sizeof(*clients));
-    unsigned started = 0;
+    const struct bench_conf *conf = client->conf;
+    enum hm_status status = HM_OK;
+    for (uint32_t i = conf->place % conf->experts; i < conf->experts && !status;
+         i += conf->client_processes)
+        status = pair(&client->caller[0], client->expert[i]);
+    return status;
+}
+
+/* What was asked for is what is measured. */
+static enum hm_status check_path(struct client *client)
+{
+    struct hm_node_paths paths;
+    if (strcmp(client->conf->transport, "ucx") != 0) return HM_OK;
+    enum hm_status status = hm_node_paths(client->node, &paths);
+    if (!status && (paths.peers_fabric == 0 || paths.peers_tcp > 0))
+        status = hm_fail(HM_ERR_UNSUPPORTED,
+                         "--transport ucx: a client reaches the server over tcp (%s)",
+                         paths.peers_tcp > 0 ? paths.tcp[0].path.why : "not connected");
+    return status;
+}
+
+static enum hm_status client_open(struct client *client)
+{
+    const struct bench_conf *conf = client->conf;
+    client->uid = calloc(conf->experts, sizeof(*client->uid));
+    client->expert = calloc(conf->experts, sizeof(struct hm_remote_expert *));
+    client->caller = calloc(conf->share, sizeof(*client->caller));
+    if (!client->uid || !client->expert || !client->caller) return HM_ERR_NO_MEMORY;
+    enum hm_status status = HM_OK;
+    for (uint32_t i = 0; i < conf->share && !status; i++) status = caller_alloc(client, i);
+    if (!status) status = find_experts(client);
+    if (!status) status = first_calls(client);
+    return status ? status : check_path(client);
+}
+
+static void client_close(struct client *client)
+{
+    const struct bench_conf *conf = client->conf;
+    for (uint32_t i = 0; client->caller && i < conf->share; i++) {
+        free(client->caller[i].x.data.base);
+        if (conf->blocking) free(client->caller[i].latency_ns);
+    }
+    for (uint32_t i = 0; client->expert && i < conf->experts; i++)
+        if (client->expert[i]) hm_remote_expert_put(client->expert[i]);
+    free(client->caller);
+    free(client->expert);
+    free(client->uid);
+}
+
+static enum hm_status rounds(struct client *client)
+{
     char line[16];
-    enum hm_status status = experts && clients ? HM_OK : HM_ERR_NO_MEMORY;
-    if (!status) status = hm_node_open(&options, &node);
-    if (!status) status = find_experts(conf, node, experts);
-    for (uint32_t i = 0; i < conf->clients && !status; i++)
-        status = client_alloc(&clients[i], conf, node, experts, i);
-    if (!status) {
-        printf("ready\n");
-        fflush(stdout);
-        if (!fgets(line, sizeof(line), stdin)) status = HM_ERR_CANCELED;
+    enum hm_status status = HM_OK;
+    printf("ready\n");
+    fflush(stdout);
+    while (!status && fgets(line, sizeof(line), stdin))
+        if (strcmp(line, "go\n") == 0) status = round_run(client);
+    return status;
+}
+
+int bench_client(int argc, char **argv)
+{
+    static struct client client;
+    struct bench_conf conf;
+    struct hm_options options;
+    int code = bench_work_parse(&options, &conf, "", argc, argv);
+    client.conf = &conf;
+    if (code == CLI_GO_ON) code = bench_node_open(&conf, false, &client.node);
+    if (code == CLI_GO_ON) {
+        enum hm_status status = client_open(&client);
+        if (!status) status = rounds(&client);
+        client_close(&client);
+        code = status ? cli_fail(CLI_FAILED, status) : CLI_OK;
     }
-    for (; started < conf->clients && !status; started++)
-        status = hm_thread_start(&(struct hm_place){.name = "hm-client"}, run_client,
-                                 &clients[started], &clients[started].thread);
-    if (status && started > 0) started--; /* the one that failed */
-    for (unsigned i = 0; i < started; i++) hm_thread_join(clients[i].thread);
-    if (!status) report(clients, conf->clients);
-    for (uint32_t i = 0; clients && i < conf->clients; i++) {
-        free(clients[i].x);
-        free(clients[i].y);
-        free(clients[i].dx);
-    }
-    for (uint32_t i = 0; experts && i < conf->experts; i++)
-        if (experts[i]) hm_remote_expert_put(experts[i]);
-    hm_node_close(node);
-    free(clients);
-    free(experts);
-    return status ? cli_fail(CLI_FAILED, status) : CLI_OK;
+    hm_node_close(client.node);
+    hm_options_fini(&options);
+    return code;
 }

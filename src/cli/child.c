@@ -1,4 +1,4 @@
-/* cli/child.c - starting, reading and ending processes of our own program. */
+/* cli/child.c - starting, reading and ending other processes, mostly of our own program. */
 #include "cli/child.h"
 
 #include "cli/cli.h"
@@ -16,18 +16,24 @@
 enum { ARGUMENTS_MAX = 64 };
 
 /* In the new process.  It ends with its parent, however that one ends: nobody else knows of it. */
-static _Noreturn void become(pid_t parent, int in, int out, char **argv)
+static _Noreturn void become(pid_t parent, int in, int out, const char *program, char **argv)
 {
     if (prctl(PR_SET_PDEATHSIG, SIGTERM) == 0 && getppid() == parent &&
         dup2(in, STDIN_FILENO) >= 0 && dup2(out, STDOUT_FILENO) >= 0)
-        execv("/proc/self/exe", argv);
+        execvp(program ? program : "/proc/self/exe", argv);
     _exit(127);
 }
 
 enum hm_status child_start(struct child *child, const char *const *arguments)
 {
+    return child_start_program(child, NULL, arguments);
+}
+
+enum hm_status child_start_program(struct child *child, const char *program,
+                                   const char *const *arguments)
+{
     int in[2], out[2];
-    char *argv[ARGUMENTS_MAX + 2] = {(char *)"hivemind"};
+    char *argv[ARGUMENTS_MAX + 2] = {(char *)(program ? program : "hivemind")};
     for (unsigned i = 0; arguments[i]; i++) {
         HM_ASSERT(i < ARGUMENTS_MAX);
         argv[i + 1] = (char *)arguments[i];
@@ -42,7 +48,7 @@ enum hm_status child_start(struct child *child, const char *const *arguments)
     }
     pid_t parent = getpid();
     child->pid = fork(); /* this process has one thread */
-    if (child->pid == 0) become(parent, in[0], out[1], argv);
+    if (child->pid == 0) become(parent, in[0], out[1], program, argv);
     int error = errno;
     close(in[0]);
     close(out[1]);

@@ -11,7 +11,9 @@ static const struct bench_kind {
 } kinds[] = {
     {"throughput", "rows a second through one server, with the presets of the Python hivemind",
      bench_throughput},
-    {"client", NULL, bench_throughput_client},
+    {"latency", "how long a single call takes, and where that time goes", bench_latency},
+    {"server", NULL, bench_server},
+    {"client", NULL, bench_client},
 };
 
 static void print_usage(FILE *out)

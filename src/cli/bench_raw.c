@@ -1,0 +1,49 @@
+/* cli/bench_raw.c - finding and running the raw programs. */
+#include "cli/bench_raw.h"
+
+#include "cli/child.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { PATH_BYTES = 4096 };
+
+static bool find(const char *name, char path[PATH_BYTES])
+{
+    char self[PATH_BYTES - 64];
+    ssize_t bytes = readlink("/proc/self/exe", self, sizeof(self) - 1);
+    self[bytes > 0 ? bytes : 0] = 0;
+    char *slash = strrchr(self, '/');
+    if (!slash) return false;
+    *slash = 0;
+    snprintf(path, PATH_BYTES, "%s/perf-%.40s", self, name);
+    return access(path, X_OK) == 0;
+}
+
+bool bench_raw_there(const char *name)
+{
+    char path[PATH_BYTES];
+    return find(name, path);
+}
+
+bool bench_raw_run(const char *name, const char *const *arguments, hm_ns timeout, char *line,
+                   size_t line_bytes)
+{
+    static struct child child;
+    char path[PATH_BYTES];
+    if (!find(name, path) || child_start_program(&child, path, arguments) != HM_OK) return false;
+    bool good = child_line(&child, timeout, line, line_bytes) == HM_OK;
+    child_stop(&child, 5 * HM_S);
+    return good;
+}
+
+double bench_raw_number(const char *line, const char *name)
+{
+    char key[64];
+    snprintf(key, sizeof(key), "\"%s\":", name);
+    const char *at = strstr(line, key);
+    return at ? strtod(at + strlen(key), NULL) : NAN;
+}

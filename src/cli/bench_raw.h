@@ -1,0 +1,16 @@
+/* cli/bench_raw.h - the raw programs of perf/ beside ours: what the same work costs without any of
+ * our layers, in the same run. */
+#ifndef HM_CLI_BENCH_RAW_H
+#define HM_CLI_BENCH_RAW_H
+
+#include "base/loop.h"
+
+/* Whether build/bin/perf-<name> lies beside this program. */
+bool bench_raw_there(const char *name);
+/* Runs it and keeps its first line of output; false: it is not there, it failed, or took longer. */
+bool bench_raw_run(const char *name, const char *const *arguments, hm_ns timeout, char *line,
+                   size_t line_bytes);
+/* A number of that line of JSON; NAN: there is none of that name. */
+double bench_raw_number(const char *line, const char *name);
+
+#endif

@@ -1,0 +1,143 @@
+"""The benchmarks run, tiny: what they say is complete and adds up, whoever runs them; wrong arguments are one line.
+How fast anything is, is not judged here."""
+
+import json
+import math
+import os
+import re
+import shutil
+
+from hivemind_lab import HIVEMIND, SLOW, check, run_test
+
+BIN = os.path.dirname(HIVEMIND)
+UCX = os.path.exists(os.path.join(BIN, '..', 'lib', 'hivemind', 'ucx.so'))
+WORK = {'preset', 'kind', 'transport', 'experts', 'hidden', 'rows', 'clients', 'client_processes', 'backward', 'repeats'}
+FIGURES = {
+    *('rows_per_second', 'calls_per_second', 'seconds', 'mean_us', 'p50_us', 'p99_us', 'p999_us', 'max_us'),
+    *('cpu_seconds', 'cpu_seconds_server', 'cpu_seconds_clients', 'bytes_on_wire', 'batches', 'batch_rows_mean'),
+    *('batch_rows_p50', 'batch_rows_p99', 'batch_rows_max', 'resident_bytes_server', 'resident_bytes_clients'),
+    *('calls_failed', 'stage_queue_us', 'stage_wire_us', 'stage_admit_us', 'stage_batch_wait_us', 'stage_compute_us'),
+    *('stage_reply_us', 'stage_return_us'),
+}
+LIMIT = {'limit', 'ratio', 'limit_by'}
+
+
+def bench(lab, *arguments, code=0, **how):
+    """One line of JSON, which is all that it says."""
+    result = lab.run('bench', *arguments, '--json', name=f'bench-{arguments[0]}', seconds=60 * SLOW, **how)
+    check(result.code == code and result.out.count('\n') == 1, ' '.join(map(str, arguments)), (result.code, result.err))
+    return result.json
+
+
+def is_complete(line, wanted):
+    missing = wanted - set(line)
+    check(not missing, '... has every field', missing)
+    numbers = [name for name in FIGURES | {'limit', 'ratio'} if name in line]
+    wrong = [name for name in numbers if not (math.isfinite(line[name]) and line[name] >= 0)]
+    check(not wrong, '... whose figures are numbers', {name: line[name] for name in wrong})
+    check(line['p50_us'] <= line['p99_us'] <= line['p999_us'] <= line['max_us'], '... quantiles grow', line)
+    stages = sum(line[name] for name in FIGURES if name.startswith('stage_'))
+    mean = line['mean_us'] / (2 if line['backward'] else 1)
+    check(0 < stages and line['stage_wire_us'] > 0, '... stages have times', line)
+    return stages, mean
+
+
+def latency(lab, transport, raw):
+    line = bench(lab, 'latency', '--seconds', '200ms', '--repeats', 3, '--transport', transport)
+    stages, mean = is_complete(line, WORK | FIGURES | LIMIT | {'limit_p99_us'})
+    # Medians of three rounds need not add up; those of a round do.
+    check(line['limit_by'] == raw and line['ratio'] > 0, f'{raw} is the limit', line)
+    line = bench(lab, 'latency', '--seconds', '200ms', '--no-blocking', '--no-limit', '--transport', transport)
+    stages, mean = is_complete(line, WORK | FIGURES)
+    check(abs(stages - mean) < 0.1 * mean, 'the stages of a call are its whole time', (stages, mean))
+    check(not LIMIT & set(line), 'no limit was asked for, and none is given', line)
+    check(line['batches'] == round(line['calls_per_second'] * line['seconds']), 'each call was a batch', line)
+
+
+def throughput(lab, transport, raw):
+    tiny = ['--hidden', 32, '--experts', 3, '--transport', transport]
+    line = bench(
+        lab, 'throughput', '--rows', 2, '--clients', 5, '--client-processes', 2, '--batches', 20, *tiny, '--blocking'
+    )
+    is_complete(line, WORK | FIGURES | LIMIT)
+    check(line['limit_by'] == raw and line['ratio'] > 0, f'{raw} is the limit', line)
+    check(round(line['calls_per_second'] * line['seconds']) == 100, 'so many calls as were asked for', line)
+    check(round(line['rows_per_second'] * line['seconds']) == 200, 'and rows', line)
+    check(line['bytes_on_wire'] > 2 * 200 * 32 * 4, 'rows went there and back', line)
+    check(round(line['batches'] * line['batch_rows_mean']) == 200, 'all rows were in batches', line)
+
+    line = bench(lab, 'throughput', '--seconds', '200ms', '--rows', 512, '--clients', 2, *tiny, '--no-limit')
+    is_complete(line, WORK | FIGURES)
+    check(line['seconds'] >= 0.2 and line['calls_failed'] == 0, 'for as long as was asked for', line)
+
+
+def training(lab):
+    line = bench(
+        lab,
+        *['throughput', '--kind', 'ffn', '--hidden', 32, '--experts', 2, '--rows', 4, '--clients', 3, '--batches', 4],
+        *['--backward', '--lane-threads', 1],
+    )
+    is_complete(line, WORK | FIGURES)
+    check(round(line['calls_per_second'] * line['seconds']) == 24, 'forward and backward are two calls', line)
+    check(round(line['rows_per_second'] * line['seconds']) == 48, 'of the same rows', line)
+
+
+def for_people(lab):
+    result = lab.run('bench', 'latency', '--seconds', '100ms', '--hidden', 32, seconds=60 * SLOW)
+    check(
+        result.code == 0 and re.search(r'ours +[0-9.]+', result.out) and 'ratio' in result.out and '#' in result.out,
+        'latency draws its stages',
+        result.out,
+    )
+    result = lab.run('bench', 'throughput', '--seconds', '100ms', '--hidden', 32, '--clients', 2, seconds=60 * SLOW)
+    check(result.code == 0 and re.search(r'rows/s +ratio [0-9.]+', result.out), 'throughput says its ratio', result.out)
+
+
+def without_the_others(lab):
+    """A program that was copied away has no raw programs and no modules beside it."""
+    alone = shutil.copy(HIVEMIND, lab.path('hivemind'))
+    arguments = ['bench', 'latency', '--seconds', '100ms', '--hidden', '32']
+    result = lab.run(*arguments, program=alone, seconds=60 * SLOW)
+    check(result.code == 0 and 'perf-raw_tls_echo is not built' in result.out, 'one line says that', result.out)
+    result = lab.run(*arguments, '--json', program=alone, seconds=60 * SLOW)
+    check(result.code == 0 and not LIMIT & set(result.json), '... and there is no ratio', result.out)
+    result = lab.run(*arguments, '--transport', 'ucx', program=alone, seconds=60 * SLOW)
+    check(result.code == 1 and not result.out and 'ucx' in result.err, 'ucx needs its module', (result.code, result.err))
+
+
+def wrong_arguments(lab):
+    for arguments, words in (
+        ([], ['throughput', '--help']),
+        (['troughput'], ['troughput', 'throughput']),
+        (['throughput', '--preset', 'ffn_masive'], ['ffn_masive', 'ffn_massive']),
+        (['throughput', '--transport', 'smoke'], ['smoke', 'tcp', 'ucx']),
+        (['throughput', '--kind', 'fnn'], ['fnn', 'ffn']),
+        (['throughput', '--backward', '--forward-only'], ['--backward', '--forward-only']),
+        (['throughput', '--clients', '0'], ['--clients']),
+        (['throughput', '--repeats', '1000'], ['--repeats']),
+        (['throughput', 'more'], ['more']),
+        (['latency', '--clients', '4'], ['--clients']),
+        (['latency', '--transport', 'smoke'], ['smoke', 'tcp', 'ucx']),
+        (['latency', '--seconds', '3'], ['--seconds']),
+    ):
+        result = lab.run('bench', *arguments)
+        said = (result.code, result.out, result.err)
+        check(result.code == 2 and re.fullmatch(r'hivemind: [^\n]+\n', result.err) and not result.out, arguments, said)
+        check(all(word in result.err for word in words), f'... {result.err.strip()[10:]}', said)
+
+
+def test(lab):
+    wrong_arguments(lab)
+    latency(lab, 'tcp', 'raw_tls_echo')
+    throughput(lab, 'tcp', 'raw_tls_echo')
+    training(lab)
+    for_people(lab)
+    without_the_others(lab)
+    if not UCX:
+        print('SKIP: over ucx: the module was not built', flush=True)
+        return
+    latency(lab, 'ucx', 'raw_ucx_echo')
+    throughput(lab, 'ucx', 'raw_ucx_echo')
+
+
+run_test(test)
