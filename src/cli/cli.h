@@ -45,6 +45,9 @@ extern const unsigned cli_host_option_count;
 /* Checks what is given against each other (CLI_USAGE), opens the node (CLI_FAILED); CLI_GO_ON:
  * *node is open. */
 int cli_node_open(const struct cli_node_conf *conf, bool hosts, struct hm_node **node);
+/* The same without a word: *code is the exit code that goes with the status. */
+enum hm_status cli_node_try(const struct cli_node_conf *conf, bool hosts, struct hm_node **node,
+                            int *code);
 
 /* Where the node has a fabric: how many messages of DHT and experts it has sent over it, and over tcp
  * to peers that have proved its key, as fields that follow others: `,"ucx_messages":5,...` with

@@ -161,9 +161,17 @@ static int meet(struct swarm *s)
     return CLI_GO_ON;
 }
 
-/* Opens this process's node; a failure goes onto its card. */
-static void open_node(struct swarm *s, const char *join)
+/* A failure is said, and goes onto the card. */
+static void cannot(struct swarm *s, enum hm_status status)
 {
+    (void)cli_fail(CLI_FAILED, status);
+    launch_fail(&s->launch, status);
+}
+
+/* Opens this process's node. */
+static enum hm_status open_node(struct swarm *s, const char *join)
+{
+    int code;
     struct launch *launch = &s->launch;
     bool hosts = launch->mine.role == LAUNCH_SERVER;
     s->node_conf.join = join;
@@ -172,28 +180,27 @@ static void open_node(struct swarm *s, const char *join)
     s->node_conf.new_swarm = hosts && !join;
     if (join) s->node_conf.join_file = NULL; /* the lead's */
     hm_fail_clear();
-    enum hm_status status = HM_OK;
-    if (cli_node_open(&s->node_conf, hosts, &s->node) != CLI_GO_ON) {
-        launch_fail(launch, HM_ERR_PEER_UNREACHABLE);
-        return;
-    }
+    enum hm_status status = cli_node_try(&s->node_conf, hosts, &s->node, &code);
+    if (status) return status;
     launch->mine.node = *hm_identity_node(s->node->identity);
     if (hosts) status = hm_node_join_line(s->node, launch->mine.join, sizeof(launch->mine.join));
     if (!status && cli_stop_start(s->node, &s->stop) != CLI_GO_ON) status = HM_ERR_NO_MEMORY;
-    if (status) launch_fail(launch, status);
+    return status;
 }
 
 /* Trainers spread over the first servers, and go on to the next where one does not answer. */
-static void open_trainer(struct swarm *s)
+static enum hm_status open_trainer(struct swarm *s)
 {
     const struct launch *launch = &s->launch;
     unsigned place = launch_place(launch), points = launch->server_count;
+    enum hm_status status = HM_OK;
     if (points > MEETING_POINTS) points = MEETING_POINTS;
     for (unsigned i = 0; i < points; i++) {
-        s->launch.mine.failed[0] = 0;
-        open_node(s, launch->card[launch->server[(place + i) % points]].join);
-        if (!launch->mine.failed[0] || s->node) return;
+        status = open_node(s, launch->card[launch->server[(place + i) % points]].join);
+        bool silent = hm_status_scope(status) == HM_SCOPE_PEER || status == HM_ERR_TIMED_OUT;
+        if (!silent) break;
     }
+    return status;
 }
 
 /* The rounds after the roles; all nodes are open at the end, and MPI is done with. */
@@ -201,25 +208,26 @@ static int open_all(struct swarm *s)
 {
     struct launch *launch = &s->launch;
     bool trains = launch->mine.role == LAUNCH_TRAINER;
+    enum hm_status status = HM_OK;
     if (launch_leads(launch)) {
-        enum hm_status status =
-            hm_bootstrap_secret(launch->mine.fabric_key, sizeof(launch->mine.fabric_key));
-        if (status)
-            launch_fail(launch, status);
-        else
-            open_node(s, NULL);
+        status = hm_bootstrap_secret(launch->mine.fabric_key, sizeof(launch->mine.fabric_key));
+        if (!status) status = open_node(s, NULL);
     } else if (trains) {
         s->train.own = launch_place(launch);
         hm_fail_clear();
         if (train_prepare(&s->train, &s->training) != CLI_GO_ON)
             launch_fail(launch, HM_ERR_INVALID);
     }
+    if (status) cannot(s, status);
     int code = launch_round(launch);
     if (code != CLI_GO_ON) return code;
-    if (!trains && !launch_leads(launch)) open_node(s, launch->card[launch->server[0]].join);
+    if (!trains && !launch_leads(launch))
+        status = open_node(s, launch->card[launch->server[0]].join);
+    if (status) cannot(s, status);
     code = launch_round(launch);
     if (code != CLI_GO_ON) return code;
-    if (trains) open_trainer(s);
+    if (trains) status = open_trainer(s);
+    if (status) cannot(s, status);
     code = launch_round(launch);
     if (code == CLI_GO_ON) launch_part(launch);
     return code;

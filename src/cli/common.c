@@ -180,14 +180,17 @@ static enum hm_status join_file_write(struct hm_node *node, const char *path)
     return status;
 }
 
-int cli_node_open(const struct cli_node_conf *conf, bool hosts, struct hm_node **node)
+enum hm_status cli_node_try(const struct cli_node_conf *conf, bool hosts, struct hm_node **node,
+                            int *code)
 {
     uint8_t key[HM_FABRIC_KEY_BYTES];
     enum hm_status status = check(conf, hosts);
+    *code = CLI_USAGE;
     bool wants_fabric = strcmp(conf->fabric, "none") != 0;
     if (!status && conf->fabric_key && wants_fabric)
         status = hm_fabric_key_load(conf->fabric_key, key);
-    if (status) return cli_fail(CLI_USAGE, status);
+    if (status) return status;
+    *code = CLI_FAILED;
     struct hm_node_options options = {.state_dir = conf->state,
                                       .join = conf->join,
                                       .listen = hosts ? conf->listen : NULL,
@@ -208,7 +211,14 @@ int cli_node_open(const struct cli_node_conf *conf, bool hosts, struct hm_node *
             *node = NULL;
         }
     }
-    return status ? cli_fail(CLI_FAILED, status) : CLI_GO_ON;
+    return status;
+}
+
+int cli_node_open(const struct cli_node_conf *conf, bool hosts, struct hm_node **node)
+{
+    int code;
+    enum hm_status status = cli_node_try(conf, hosts, node, &code);
+    return status ? cli_fail(code, status) : CLI_GO_ON;
 }
 
 const char *cli_fabric_fields(struct hm_node *node, bool json, char text[CLI_FABRIC_FIELDS_BYTES])

@@ -172,8 +172,19 @@ static void folder_refresh(const struct file_bootstrap *b)
     (void)closedir(dir);
 }
 
-static enum hm_status not_come(const struct file_bootstrap *b, unsigned rank, unsigned missing)
+static enum hm_status rank_taken(const struct file_bootstrap *b)
 {
+    return hm_fail(HM_ERR_INVALID, "two processes are rank %u in %s; give each its own --rank",
+                   b->base.rank, b->dir);
+}
+
+static enum hm_status not_come(const struct file_bootstrap *b, uint32_t round, unsigned rank,
+                               unsigned missing)
+{
+    struct from ours; /* unless somebody else has put his in its place */
+    if (read_file(b, round, b->base.rank, &ours) == HM_OK &&
+        memcmp(ours.nonce, b->nonce, NONCE_BYTES) != 0)
+        return rank_taken(b);
     return hm_fail(
         HM_ERR_TIMED_OUT,
         "rank %u (and %u more) of %u has not come to %s within %.0f s; does it run, with "
@@ -208,7 +219,7 @@ static enum hm_status gather(struct file_bootstrap *b, uint32_t round,
         }
         while (first < b->base.size && come[first]) first++;
         if (status || missing == 0) break;
-        if (hm_thread_clock() >= deadline) status = not_come(b, first, missing);
+        if (hm_thread_clock() >= deadline) status = not_come(b, round, first, missing);
         pause = some ? poll_first : 2 * pause < poll_most ? 2 * pause : poll_most;
         hm_thread_sleep(pause);
         folder_refresh(b);
@@ -249,10 +260,7 @@ static enum hm_status meet(struct file_bootstrap *b)
     uint8_t(*nonces)[NONCE_BYTES] = calloc(b->base.size, sizeof(*nonces));
     if (!nonces) return HM_ERR_NO_MEMORY;
     enum hm_status status = gather(b, 0, &empty, NULL, nonces);
-    if (!status && memcmp(nonces[b->base.rank], b->nonce, NONCE_BYTES) != 0)
-        status =
-            hm_fail(HM_ERR_INVALID, "two processes are rank %u in %s; give each its own --rank",
-                    b->base.rank, b->dir);
+    if (!status && memcmp(nonces[b->base.rank], b->nonce, NONCE_BYTES) != 0) status = rank_taken(b);
     if (!status) hm_sha256(nonces, b->base.size * sizeof(*nonces), b->digest);
     free(nonces);
     b->round = 1;

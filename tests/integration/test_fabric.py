@@ -1,5 +1,5 @@
-"""The fast path between the nodes of one cluster: who has the key meets on UCX, everybody else stays on tcp and is told
-why; what is wrong with the key is one line."""
+"""The fast path between the nodes of one cluster: who has the key meets on UCX, everybody else stays on tcp and is
+told why; what is wrong with key, module or interface is one line."""
 
 import os
 import re
@@ -60,10 +60,11 @@ def without_the_module(lab):
     shutil.copy(HIVEMIND, alone)
     lab.write('junk/ucx.so', b'no library')  # HM_MODULE_PATH goes before the folder of the build
     shutil.copy(os.path.join(BUILD, 'lib', 'modules-for-tests', 'stale.so'), lab.path('stale/ucx.so'))
+    in_junk, in_stale = [{'environment': {'HM_MODULE_PATH': lab.path(name)}} for name in ('junk', 'stale')]
     for what, words, how in (
         ('no module', ['is not there', 'tools/packages.sh cluster', 'HM_MODULE_PATH'], {'program': alone}),
-        ('no library', ['cannot be loaded', 'ucx.so', 'build it again'], {'environment': {'HM_MODULE_PATH': lab.path('junk')}}),
-        ('another build', ['another build', 'build both'], {'environment': {'HM_MODULE_PATH': lab.path('stale')}}),
+        ('no library', ['cannot be loaded', 'ucx.so', 'build it again'], in_junk),
+        ('another build', ['another build', 'build both'], in_stale),
     ):
         node = lab.dht(*key, **how)
         until(lambda node=node: 'go over tcp' in node.err, 'a line that says that everything goes over tcp')
