@@ -234,6 +234,7 @@ static void on_message(void *arg, struct hm_ep *ep, const void *bytes, size_t by
         return;
     }
     conn->heard = true;
+    conn->heard_at = hm_loop_now(rpc->loop);
     const uint8_t *user = (const uint8_t *)bytes + HM_RPC_HEADER_BYTES;
     size_t user_bytes = hm_rpc_header_user_bytes(&header, byte_count);
     if (header.tag) {

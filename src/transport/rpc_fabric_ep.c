@@ -2,17 +2,18 @@
  *
  * Owns nothing: ep->user is the path (struct hm_fast), NULL once it has been told of the end.
  * Happy path: up() begins it; tagged messages go to rpc_fabric_in.c, acknowledgements to
- * rpc_fabric_out.c; when nothing was heard for an eighth of the connection's interval it is pinged.
- * Failure modes: three pings that meet silence are a loss; so is the provider's down(), a hint and
- * no more: who is dead is decided by the connection.  Garbage costs the connection.
+ * rpc_fabric_out.c; when nothing is heard it is pinged, sooner where something is not acknowledged.
+ * Failure modes: three pings that meet silence while the connection answers are a loss: a stopped or
+ * overloaded peer is silent on both.  The provider's down() is one, too; who is dead is decided by
+ * the connection.  Garbage costs the connection.
  * Invariant: no message is handled whose connection is not up. */
 #include "transport/rpc_fast.h"
 
 #include "base/log.h"
 
-enum { TICKS_A_PING = 8 };
+enum { TICKS_A_PING = 8, TICKS_A_PING_BUSY = 32 };
 
-static void fabric_pong(struct hm_fast *fast, enum hm_rpc_kind kind, uint64_t id)
+static void fabric_ping(struct hm_fast *fast, enum hm_rpc_kind kind, uint64_t id)
 {
     struct hm_rpc_header header = {.kind = kind, .id = id};
     uint8_t bytes[HM_RPC_HEADER_BYTES];
@@ -31,7 +32,21 @@ static void fabric_pong(struct hm_fast *fast, enum hm_rpc_kind kind, uint64_t id
 void hm_fast_flush_pong(struct hm_fast *fast)
 {
     if (fast->state == HM_FAST_UP && fast->pong_due && !fast->blocked)
-        fabric_pong(fast, HM_RPC_PONG, fast->pong_id);
+        fabric_ping(fast, HM_RPC_PONG, fast->pong_id);
+}
+
+static void tick_start(struct hm_fast *fast)
+{
+    unsigned ticks = fast->unacked_count > 0 ? TICKS_A_PING_BUSY : TICKS_A_PING;
+    hm_timer_start(fast->rpc->loop, &fast->tick, fast->rpc->conf.ping_interval / ticks);
+}
+
+void hm_fast_watch(struct hm_fast *fast)
+{
+    struct hm_loop *loop = fast->rpc->loop;
+    if (fast->state == HM_FAST_UP &&
+        fast->tick.due > hm_loop_now(loop) + fast->rpc->conf.ping_interval / TICKS_A_PING_BUSY)
+        tick_start(fast);
 }
 
 static void on_tick(struct hm_timer *timer)
@@ -40,7 +55,7 @@ static void on_tick(struct hm_timer *timer)
     if (fast->state != HM_FAST_UP) return;
     if (fast->heard)
         fast->missed = 0;
-    else if (fast->ping_out)
+    else if (fast->ping_out && fast->conn->heard_at > fast->ping_sent)
         fast->missed++;
     if (fast->missed >= HM_RPC_PINGS_MISSED_MAX) {
         hm_fast_fail(fast, HM_ERR_PEER_UNREACHABLE);
@@ -49,10 +64,11 @@ static void on_tick(struct hm_timer *timer)
     if (!fast->heard) {
         fast->ping_out = true;
         fast->ping_sent = hm_loop_now(fast->rpc->loop);
-        fabric_pong(fast, HM_RPC_PING, ++fast->ping_id);
+        fabric_ping(fast, HM_RPC_PING, ++fast->ping_id);
+        hm_conn_ping(fast->conn);
     }
     fast->heard = false;
-    hm_timer_start(fast->rpc->loop, &fast->tick, fast->rpc->conf.ping_interval / TICKS_A_PING);
+    tick_start(fast);
 }
 
 static void on_up(void *arg, struct hm_ep *ep, const struct hm_node_id *node,
@@ -73,7 +89,7 @@ static void on_up(void *arg, struct hm_ep *ep, const struct hm_node_id *node,
     hm_log(HM_LOG_INFO, "fabric", "%.16s: over %s from now on", hm_node_id_text(node, id),
            fast->rpc->conf.fabric->name);
     fast->tick = (struct hm_timer){.cb = on_tick, .arg = fast};
-    hm_timer_start(fast->rpc->loop, &fast->tick, fast->rpc->conf.ping_interval / TICKS_A_PING);
+    tick_start(fast);
     hm_conn_flush(fast->conn);
 }
 
@@ -109,7 +125,7 @@ static void on_message(void *arg, struct hm_ep *ep, const void *bytes, size_t by
     if (header.kind == HM_RPC_ACK) {
         hm_fast_receive_ack(conn, &header, user, user_bytes);
     } else if (header.kind == HM_RPC_PING) {
-        if (fast->state == HM_FAST_UP) fabric_pong(fast, HM_RPC_PONG, header.id);
+        if (fast->state == HM_FAST_UP) fabric_ping(fast, HM_RPC_PONG, header.id);
     } else if (fast->ping_out && header.id == fast->ping_id) {
         fast->ping_out = false;
         hm_peer_measured(conn->peer, hm_loop_now(rpc->loop) - fast->ping_sent);

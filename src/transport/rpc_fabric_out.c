@@ -102,6 +102,7 @@ enum hm_status hm_fast_send(struct hm_conn *conn, struct hm_send *send)
     send->place = HM_SEND_UNACKED;
     hm_list_push(&fast->unacked, &send->link);
     fast->unacked_count++;
+    hm_fast_watch(fast);
     hm_conn_count_sent(conn, send->method, first);
     return HM_OK;
 }

@@ -119,6 +119,7 @@ void hm_fast_flush(struct hm_fast *fast); /* what is due over the connection */
 
 extern const struct hm_transport_sink hm_fast_sink; /* arg is set by rpc.c */
 void hm_fast_flush_pong(struct hm_fast *fast);      /* what is due over the fabric */
+void hm_fast_watch(struct hm_fast *fast); /* something is to be acknowledged: looks more often */
 
 /* ---- rpc_fabric_out.c */
 

@@ -167,7 +167,7 @@ struct hm_conn {
     bool heard, ping_out, ping_due, pong_due;
     unsigned missed;
     uint64_t ping_id, pong_id;
-    hm_ns ping_sent, used;
+    hm_ns ping_sent, used, heard_at;
 };
 
 struct hm_peer {

@@ -227,6 +227,47 @@ static void a_lost_fabric_falls_back_and_is_tried_again(void **state)
     }
 }
 
+/* The connection answers and the fabric does not. */
+static void a_silent_fabric_is_noticed_while_a_call_of_three_seconds_waits(void **state)
+{
+    (void)state;
+    for (uint64_t seed = 1; seed <= 30; seed++) {
+        struct pair pair;
+        pair_open(&pair, seed);
+        call(&pair, DHT, 30 * HM_S, HM_OK);
+        hm_world_run_for(pair.world, seed * 300 * HM_MS); /* anywhere between two ticks */
+        hm_net_cut(pair.world, FABRIC + 1 + seed % 2, FABRIC + 2 - seed % 2, true);
+        call(&pair, EXPERT, 3 * HM_S, HM_OK);
+        assert_int_equal(pair.service.handled, 2);
+        expect_path(pair.peer, false, "lost");
+        hm_net_cut(pair.world, FABRIC + 1 + seed % 2, FABRIC + 2 - seed % 2, false);
+        pair_close(&pair);
+    }
+}
+
+static void a_node_that_stands_still_keeps_its_fast_path(void **state)
+{
+    (void)state;
+    for (uint64_t seed = 1; seed <= 30; seed++) {
+        struct pair pair;
+        pair_open(&pair, seed);
+        call(&pair, DHT, 30 * HM_S, HM_OK);
+        for (unsigned plane = 0; plane <= FABRIC; plane += FABRIC)
+            hm_net_pause(pair.world, plane + 1, true);
+        struct rpc_call late;
+        rpc_call_init(&late, &pair.client, EXPERT, 5 * HM_S);
+        assert_status(rpc_call_run(&late, pair.peer), HM_ERR_TIMED_OUT);
+        hm_world_run_for(pair.world, 10 * HM_S);
+        for (unsigned plane = 0; plane <= FABRIC; plane += FABRIC)
+            hm_net_pause(pair.world, plane + 1, false);
+        call(&pair, EXPERT, 30 * HM_S, HM_OK);
+        assert_int_equal(node_metric(&pair.client, "rpc.fabric_lost"), 0);
+        assert_int_equal(node_metric(&pair.server, "rpc.fabric_lost"), 0);
+        assert_int_equal(node_metric(&pair.client, "rpc.tcp_after_join"), 0);
+        pair_close(&pair);
+    }
+}
+
 static void a_connection_that_goes_takes_its_fast_path_and_its_calls_with_it(void **state)
 {
     (void)state;
@@ -670,6 +711,8 @@ int main(void)
         cmocka_unit_test(a_node_without_a_fabric_is_served_over_tcp),
         cmocka_unit_test(a_fabric_that_cannot_be_opened_is_no_error_and_keeps_nobody_waiting),
         cmocka_unit_test(a_lost_fabric_falls_back_and_is_tried_again),
+        cmocka_unit_test(a_silent_fabric_is_noticed_while_a_call_of_three_seconds_waits),
+        cmocka_unit_test(a_node_that_stands_still_keeps_its_fast_path),
         cmocka_unit_test(a_connection_that_goes_takes_its_fast_path_and_its_calls_with_it),
         cmocka_unit_test(a_proof_that_is_replayed_or_sent_back_proves_nothing),
         cmocka_unit_test(a_proof_is_of_one_key_connection_direction_and_pair),
