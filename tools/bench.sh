@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # A short look at what this machine does with hivemind: every case beside the raw program that does the same work in the
 # same run.  One line of JSON a case in build/bench.jsonl, one table on the terminal; less than three minutes.
-#   tools/bench.sh              all cases;  tools/bench.sh WORD  those whose name has the word
+#   tools/bench.sh              all cases;  tools/bench.sh WORD  those whose name has the word;  BUILD=build-rel
 # What is measured, and how to read a ratio on a machine that others use: perf/README.md.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-hivemind=build/bin/hivemind out=build/bench.jsonl word=${1:-}
+build=${BUILD:-build} word=${1:-}
+hivemind=$build/bin/hivemind out=$build/bench.jsonl
 field() { sed -nE "s/.*\"$1\":(-?[0-9.e+-]+).*/\1/p"; }
 
 row() { # NAME UNIT FIGURE LIMIT RATIO MORE
@@ -32,7 +33,7 @@ bench() { # NAME UNIT FIELD MORE-FIELD -- ARGUMENTS
 : >"$out"
 printf '%-34s %11s %-8s %11s  %5s\n' case ours '' limit ratio
 transports=tcp
-[ ! -e build/lib/hivemind/ucx.so ] || transports='tcp ucx'
+[ ! -e $build/lib/hivemind/ucx.so ] || transports='tcp ucx'
 for t in $transports; do
     bench "latency $t" 'us p50' p50_us p99_us -- latency --transport "$t"
     bench "bulk nop $t" rows/s rows_per_second p99_us -- throughput --clients 8 --transport "$t"
