@@ -188,6 +188,9 @@ enum hm_status hm_swarm_look(struct hm_node *node, hm_ns timeout, struct hm_swar
 
 void hm_swarm_fini(struct hm_swarm *swarm)
 {
+    for (unsigned i = 0; swarm->server_status && i < swarm->server_count; i++)
+        free(swarm->server_status[i]);
+    free(swarm->server_status);
     free(swarm->expert);
     free(swarm->server);
     *swarm = (struct hm_swarm){0};
@@ -211,6 +214,8 @@ void hm_swarm_json(const struct hm_swarm *swarm, struct hm_json *json)
         hm_json_uint(json, "experts", server->expert_count);
         hm_json_uint(json, "rows_queued", server->rows_queued);
         hm_json_uint(json, "rows_per_second", server->rows_per_second);
+        if (swarm->server_status && swarm->server_status[i])
+            hm_json_raw(json, "status", swarm->server_status[i]);
         hm_json_object_end(json);
     }
     hm_json_array_end(json);

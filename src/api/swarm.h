@@ -14,6 +14,7 @@ struct hm_swarm {
     struct hm_server_info
         *server; /* live ones, and those that experts name but whose record is gone (no addrs) */
     unsigned server_count;
+    char **server_status; /* of each what it said of itself, as JSON, or NULL; NULL: nobody asked */
     unsigned contacts, records; /* of this node's DHT */
     struct hm_node_paths paths; /* to this node's own peers */
 };
@@ -21,6 +22,9 @@ struct hm_swarm {
  * loop's.  HM_ERR_TIMED_OUT with what was found by then. */
 HM_MUST_CHECK enum hm_status hm_swarm_look(struct hm_node *node, hm_ns timeout,
                                            struct hm_swarm *swarm);
+/* Asks every server for its experts and metrics: server_status.  HM_ERR_NO_MEMORY. */
+HM_MUST_CHECK enum hm_status hm_swarm_ask_servers(struct hm_node *node, hm_ns timeout,
+                                                  struct hm_swarm *swarm);
 void hm_swarm_fini(struct hm_swarm *swarm);
 void hm_swarm_json(const struct hm_swarm *swarm, struct hm_json *json);
 

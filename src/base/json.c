@@ -180,6 +180,12 @@ void hm_json_bool(struct hm_json *json, const char *key, bool value)
     append_text(json, value ? "true" : "false");
 }
 
+void hm_json_raw(struct hm_json *json, const char *key, const char *value)
+{
+    lead(json, key);
+    append_text(json, value);
+}
+
 const char *hm_json_text(const struct hm_json *json)
 {
     if (json->failed) return NULL;

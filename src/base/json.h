@@ -1,4 +1,4 @@
-/* base/json.h - writes JSON on one line into a growing string; for `--json` and stored manifests,
+/* base/json.h - writes JSON on one line into a growing string, and judges that of others; for `--json` and stored manifests,
  * not for hot paths. */
 #ifndef HM_BASE_JSON_H
 #define HM_BASE_JSON_H
@@ -28,6 +28,10 @@ void hm_json_uint(struct hm_json *json, const char *key, uint64_t value);
 /* NaN and infinities become null. */
 void hm_json_double(struct hm_json *json, const char *key, double value);
 void hm_json_bool(struct hm_json *json, const char *key, bool value);
+/* A value that is JSON already. */
+void hm_json_raw(struct hm_json *json, const char *key, const char *value);
+/* Whether the bytes are one JSON value without white space: for what peers send. */
+bool hm_json_valid(const char *text, size_t bytes);
 const char *hm_json_text(const struct hm_json *json); /* terminated */
 
 #endif

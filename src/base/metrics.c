@@ -80,9 +80,9 @@ static void write_histogram(const struct hm_metrics *metrics, const char *name,
     hm_json_object_end(json);
 }
 
-void hm_metrics_json(const struct hm_metrics *metrics, struct hm_json *json)
+void hm_metrics_json(const struct hm_metrics *metrics, const char *key, struct hm_json *json)
 {
-    hm_json_object_begin(json, NULL);
+    hm_json_object_begin(json, key);
     HM_LIST_EACH (link, &metrics->head) {
         const struct hm_metric *metric = metric_of(link);
         if (is_repeated(metrics, metric)) continue;

@@ -34,6 +34,6 @@ uint64_t hm_metrics_value(const struct hm_metrics *metrics, const char *name);
 void hm_metrics_each(const struct hm_metrics *metrics,
                      void (*visit)(void *arg, const struct hm_metric *metric), void *arg);
 /* {"tcp.bytes_sent": 123, "rpc.round_trip_us": {"count":…,"p50":…,"p99":…,"max":…}} */
-void hm_metrics_json(const struct hm_metrics *metrics, struct hm_json *json);
+void hm_metrics_json(const struct hm_metrics *metrics, const char *key, struct hm_json *json);
 
 #endif

@@ -11,6 +11,7 @@ static const char usage[] =
     "\n"
     "  hivemind status --join hm://...\n"
     "  hivemind status --join hm://... --json | jq '.experts[].uid'\n"
+    "  hivemind status --join hm://... --json --metrics | jq '.servers[].status.metrics'\n"
     "  hivemind status --join hm://... --fabric-key KEY   which of its peers "
     "this node reaches over UCX, and\n"
     "                                                     why not the "
@@ -18,13 +19,16 @@ static const char usage[] =
 
 struct status_conf {
     hm_ns timeout;
-    bool json, experts;
+    bool json, experts, metrics;
 };
 static const struct hm_option status_options[] = {
     {"timeout", HM_OPTION_DURATION, "5s", "TIME", "for the whole look around",
      offsetof(struct status_conf, timeout), 0.1, 600},
     {"experts", HM_OPTION_BOOL, "false", NULL, "list every expert, not only their number",
      offsetof(struct status_conf, experts), 0, 0},
+    {"metrics", HM_OPTION_BOOL, "false", NULL,
+     "with --json: ask each server for its experts and counters, and where the time of calls goes",
+     offsetof(struct status_conf, metrics), 0, 0},
     {"json", HM_OPTION_BOOL, "false", NULL, "one line of JSON, for programs",
      offsetof(struct status_conf, json), 0, 0},
 };
@@ -71,11 +75,14 @@ int cli_status(int argc, char **argv)
     hm_options_add(&options, "Node", cli_join_options, cli_join_option_count, &node_conf);
     hm_options_add(&options, "Status", status_options, HM_COUNT_OF(status_options), &conf);
     int code = cli_parse(&options, usage, argc, argv);
+    if (code == CLI_GO_ON && conf.metrics && !conf.json)
+        code = cli_fail(CLI_USAGE, hm_fail(HM_ERR_INVALID, "--metrics goes with --json"));
     if (code == CLI_GO_ON) code = cli_node_open(&node_conf, false, &node);
     if (code == CLI_GO_ON) {
         struct hm_swarm swarm;
         struct hm_json json;
         enum hm_status status = hm_swarm_look(node, conf.timeout, &swarm);
+        if (!status && conf.metrics) status = hm_swarm_ask_servers(node, conf.timeout, &swarm);
         code = CLI_OK;
         if (status) {
             code = cli_fail(CLI_FAILED, status);

@@ -48,11 +48,7 @@ void hm_expert_server_status_json(const struct hm_expert_server *server, struct 
         hm_json_object_end(json);
     }
     hm_json_array_end(json);
-    if (server->conf.metrics) {
-        hm_json_object_begin(json, "metrics");
-        hm_metrics_json(server->conf.metrics, json);
-        hm_json_object_end(json);
-    }
+    if (server->conf.metrics) hm_metrics_json(server->conf.metrics, "metrics", json);
     hm_json_object_end(json);
 }
 

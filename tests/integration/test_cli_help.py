@@ -63,7 +63,7 @@ def explain(lab):
             option
             for option in texts[command]
             if option not in ('--help', '--config')
-            and f'HM_{option[2:].replace("-", "_").upper()}' not in result.out
+            and f'HM_{option[2:].removeprefix("no-").replace("-", "_").upper()}' not in result.out
         ]
         check(not wrong, f'{command} --help names the variable of each option', wrong)
     return texts

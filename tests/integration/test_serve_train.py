@@ -58,6 +58,19 @@ def train(lab, join):
     check(result['accuracy'] > 0.3, 'after 60 steps it knows more than chance', result['accuracy'])
     check(result['calls'] >= 2 * 2 * 60, 'every mixture of every step called the swarm', result['calls'])
 
+    asked = lab.run('status', '--join', join, '--json', '--metrics').json['servers']
+    metrics = [server['status']['metrics'] for server in asked]
+    check(len(metrics) == 2, 'each server says its metrics')
+    rows = sum(one['sched.rows'] for one in metrics)
+    check(rows >= 2 * 60, 'which count the rows that were run', rows)
+    for stage in ('admit', 'batch_wait', 'compute', 'reply'):
+        found = [one[f'server.{stage}_ns'] for one in metrics]
+        check(
+            sum(one['count'] for one in found) > 0 and all(one['p50'] <= one['p99'] <= one['max'] for one in found),
+            f'and how long {stage} took, of some calls',
+            found,
+        )
+
 
 def state_is_locked(lab, state, join):
     refused = lab.run(

@@ -113,6 +113,54 @@ static void a_failed_writer_gives_no_text(void **state)
     hm_json_fini(&json);
 }
 
+static bool valid(const char *text)
+{
+    return hm_json_valid(text, strlen(text));
+}
+
+static void what_a_writer_writes_is_valid_and_can_be_put_into_another(void **state)
+{
+    (void)state;
+    struct hm_json inner, outer;
+    hm_json_init(&inner);
+    hm_json_object_begin(&inner, NULL);
+    hm_json_double(&inner, "a", -1.5e-300);
+    hm_json_array_begin(&inner, "b\n\"\x01");
+    hm_json_uint(&inner, NULL, 0);
+    hm_json_bool(&inner, NULL, false);
+    hm_json_string(&inner, NULL, NULL);
+    hm_json_array_end(&inner);
+    hm_json_object_end(&inner);
+    assert_true(valid(hm_json_text(&inner)));
+    hm_json_init(&outer);
+    hm_json_object_begin(&outer, NULL);
+    hm_json_raw(&outer, "inner", hm_json_text(&inner));
+    hm_json_bool(&outer, "more", true);
+    hm_json_object_end(&outer);
+    assert_true(valid(hm_json_text(&outer)));
+    hm_json_fini(&inner);
+    hm_json_fini(&outer);
+}
+
+static void what_is_no_single_value_is_not_valid(void **state)
+{
+    (void)state;
+    static const char *const good[] = {"0", "-0.5E+7", "\"\\u00fF\"", "[[],{}]", "{\"\":[1,2]}"};
+    static const char *const bad[] = {
+        "",       "{",     "}",          "{{}}",      "{\"a\"}", "{\"a\":}",   "{\"a\":1,}",
+        "[1,]",   "[,1]",  "[1 ,2]",     "1 ",        "01",      "-",          "1.",
+        "1e",     "+1",    "nul",        "truefalse", "\"\n\"",  "\"\\x\"",    "\"\\u12g4\"",
+        "\"open", "{1:2}", "\"a\"\"b\"", "[1}",       "NaN",     "{\"a\":1}\n"};
+    for (unsigned i = 0; i < sizeof good / sizeof *good; i++) assert_true(valid(good[i]));
+    for (unsigned i = 0; i < sizeof bad / sizeof *bad; i++) assert_false(valid(bad[i]));
+    assert_false(hm_json_valid("1\0", 2));
+    char deep[64];
+    memset(deep, '[', 32);
+    memset(deep + 32, ']', 32);
+    assert_false(hm_json_valid(deep, 64)); /* deeper than anybody writes */
+    assert_true(hm_json_valid(deep + 24, 16));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -122,6 +170,8 @@ int main(void)
         cmocka_unit_test(numbers_read_back_as_themselves),
         cmocka_unit_test(the_text_grows_as_long_as_it_must),
         cmocka_unit_test(a_failed_writer_gives_no_text),
+        cmocka_unit_test(what_a_writer_writes_is_valid_and_can_be_put_into_another),
+        cmocka_unit_test(what_is_no_single_value_is_not_valid),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

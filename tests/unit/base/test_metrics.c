@@ -48,7 +48,7 @@ static void json_names_each_metric_once(void **state)
     hm_metrics_add(&metrics, &b);
     hm_metrics_add(&metrics, &i);
     hm_json_init(&json);
-    hm_metrics_json(&metrics, &json);
+    hm_metrics_json(&metrics, NULL, &json);
     assert_string_equal(hm_json_text(&json),
                         "{\"rpc.calls\":3,\"rpc.round_trip_us\":{\"count\":2,\"mean\":15,"
                         "\"p50\":10,\"p90\":20,\"p99\":20,\"max\":20}}");
@@ -63,7 +63,7 @@ static void no_metrics_are_an_empty_object(void **state)
     struct hm_json json;
     hm_metrics_init(&metrics);
     hm_json_init(&json);
-    hm_metrics_json(&metrics, &json);
+    hm_metrics_json(&metrics, NULL, &json);
     assert_string_equal(hm_json_text(&json), "{}");
     hm_json_fini(&json);
 }
