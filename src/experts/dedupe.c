@@ -1,4 +1,4 @@
-/* experts/dedupe.c - an anti-replay window a client, least recently used client first out.
+/* experts/dedupe.c - an anti-replay window a client; the node with the most clients loses one first.
  *
  * A client's window is a ring of HM_DEDUPE_WINDOW bits: bit (sequence mod window) says whether that
  * sequence was seen, for sequences in (top - window, top].  Moving top forward clears the bits it
@@ -17,17 +17,25 @@ enum {
     WORDS = HM_DEDUPE_WINDOW / 64,
     CLIENT_BYTES = HM_CLIENT_ID_BYTES + 8 + HM_DEDUPE_WINDOW / 8,
 };
+struct owner { /* a node that has clients in the table */
+    struct hm_map_node node;
+    struct hm_link free;
+    uint64_t name; /* first half of its clients' ids */
+    unsigned client_count;
+};
 struct client {
     struct hm_map_node node;
+    struct owner *owner;
     struct hm_link used; /* hm_dedupe.used, oldest first; or free */
     struct hm_client_id id;
     uint64_t top; /* highest sequence seen */
     uint64_t seen[WORDS];
 };
 struct hm_dedupe {
-    struct hm_map map;
-    struct hm_link used, free;
-    struct client *clients; /* clients_max of them */
+    struct hm_map map, owners;
+    struct hm_link used, free, owners_free;
+    struct client *clients; /* clients_max of each */
+    struct owner *owner;
     unsigned clients_max;
 };
 
@@ -38,18 +46,28 @@ enum hm_status hm_dedupe_create(unsigned clients_max, struct hm_dedupe **out)
     dedupe->clients_max = clients_max;
     hm_list_init(&dedupe->used);
     hm_list_init(&dedupe->free);
+    hm_list_init(&dedupe->owners_free);
     enum hm_status status = hm_map_init(&dedupe->map, clients_max);
     if (status) goto err_free;
+    status = hm_map_init(&dedupe->owners, clients_max);
+    if (status) goto err_map;
     dedupe->clients = calloc(clients_max, sizeof(*dedupe->clients));
-    if (!dedupe->clients) {
+    dedupe->owner = calloc(clients_max, sizeof(*dedupe->owner));
+    if (!dedupe->clients || !dedupe->owner) {
         status = HM_ERR_NO_MEMORY;
-        goto err_map;
+        goto err_arrays;
     }
-    for (unsigned i = 0; i < clients_max; i++)
+    for (unsigned i = 0; i < clients_max; i++) {
         hm_list_push(&dedupe->free, &dedupe->clients[i].used);
+        hm_list_push(&dedupe->owners_free, &dedupe->owner[i].free);
+    }
     *out = dedupe;
     return HM_OK;
 
+err_arrays:
+    free(dedupe->clients);
+    free(dedupe->owner);
+    hm_map_fini(&dedupe->owners);
 err_map:
     hm_map_fini(&dedupe->map);
 err_free:
@@ -61,16 +79,22 @@ void hm_dedupe_destroy(struct hm_dedupe *dedupe)
 {
     if (!dedupe) return;
     hm_map_fini(&dedupe->map);
+    hm_map_fini(&dedupe->owners);
     free(dedupe->clients);
+    free(dedupe->owner);
     free(dedupe);
 }
 
-/* Ids are digests already, so that their first bytes are a hash no stranger can choose. */
-static uint64_t hash(const struct hm_client_id *id)
+/* Ids are digests already.  All of a node's have the first half in common. */
+static uint64_t half(const struct hm_client_id *id, unsigned which)
 {
     uint64_t value;
-    memcpy(&value, id->byte, sizeof(value));
+    memcpy(&value, id->byte + which * sizeof(value), sizeof(value));
     return value;
+}
+static uint64_t hash(const struct hm_client_id *id)
+{
+    return half(id, 0) ^ half(id, 1);
 }
 
 static bool equal(const struct hm_map_node *node, const void *key)
@@ -85,17 +109,55 @@ static struct client *find(const struct hm_dedupe *dedupe, const struct hm_clien
     return node ? HM_CONTAINER_OF(node, struct client, node) : NULL;
 }
 
+static bool owner_equal(const struct hm_map_node *node, const void *key)
+{
+    return HM_CONTAINER_OF(node, struct owner, node)->name == *(const uint64_t *)key;
+}
+
+static struct owner *owner_get(struct hm_dedupe *dedupe, const struct hm_client_id *id)
+{
+    uint64_t name = half(id, 0);
+    struct hm_map_node *node = hm_map_find(&dedupe->owners, name, owner_equal, &name);
+    struct owner *owner = node ? HM_CONTAINER_OF(node, struct owner, node) : NULL;
+    if (!owner) { /* there are as many as clients */
+        owner = HM_CONTAINER_OF(hm_list_pop(&dedupe->owners_free), struct owner, free);
+        owner->name = name;
+        owner->client_count = 0;
+        hm_map_insert(&dedupe->owners, &owner->node, name);
+    }
+    owner->client_count++;
+    return owner;
+}
+
+static void client_free(struct hm_dedupe *dedupe, struct client *client)
+{
+    struct owner *owner = client->owner;
+    if (--owner->client_count == 0) {
+        hm_map_remove(&dedupe->owners, &owner->node);
+        hm_list_push(&dedupe->owners_free, &owner->free);
+    }
+    hm_map_remove(&dedupe->map, &client->node);
+    hm_list_remove(&client->used);
+    hm_list_push(&dedupe->free, &client->used);
+}
+
+static void forget_one(struct hm_dedupe *dedupe)
+{
+    struct client *chosen = NULL;
+    HM_LIST_EACH (link, &dedupe->used) {
+        struct client *client = HM_CONTAINER_OF(link, struct client, used);
+        if (!chosen || client->owner->client_count > chosen->owner->client_count) chosen = client;
+    }
+    client_free(dedupe, chosen);
+}
+
 static struct client *find_or_add(struct hm_dedupe *dedupe, const struct hm_client_id *id)
 {
     struct client *client = find(dedupe, id);
     if (!client) {
-        struct hm_link *link = hm_list_pop(&dedupe->free);
-        if (!link) { /* forget the client unseen for longest */
-            link = hm_list_pop(&dedupe->used);
-            hm_map_remove(&dedupe->map, &HM_CONTAINER_OF(link, struct client, used)->node);
-        }
-        client = HM_CONTAINER_OF(link, struct client, used);
-        *client = (struct client){.id = *id};
+        if (hm_list_empty(&dedupe->free)) forget_one(dedupe);
+        client = HM_CONTAINER_OF(hm_list_pop(&dedupe->free), struct client, used);
+        *client = (struct client){.id = *id, .owner = owner_get(dedupe, id)};
         hm_list_init(&client->used);
         hm_map_insert(&dedupe->map, &client->node, hash(id));
     }
@@ -163,11 +225,8 @@ void hm_dedupe_encode(const struct hm_dedupe *dedupe, struct hm_writer *writer)
 
 static void clear(struct hm_dedupe *dedupe)
 {
-    struct hm_link *link;
-    while ((link = hm_list_pop(&dedupe->used))) {
-        hm_map_remove(&dedupe->map, &HM_CONTAINER_OF(link, struct client, used)->node);
-        hm_list_push(&dedupe->free, link);
-    }
+    while (!hm_list_empty(&dedupe->used))
+        client_free(dedupe, HM_CONTAINER_OF(dedupe->used.next, struct client, used));
 }
 
 enum hm_status hm_dedupe_decode(struct hm_dedupe *dedupe, const void *bytes, size_t byte_count)

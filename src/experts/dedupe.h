@@ -5,8 +5,11 @@
  * each of the last clients_max clients, the highest sequence seen and one bit for each of the
  * HM_DEDUPE_WINDOW below it; what is older than the window counts as applied.  So memory is bounded
  * and a gradient is applied at most once, also after a restart, because the window is stored in the
- * checkpoint with the parameters that it speaks of.  When a new client finds the table full, the
- * client unseen for longest is forgotten. */
+ * checkpoint with the parameters that it speaks of.
+ *
+ * When a new client finds the table full, one of the node that has the most clients in it is
+ * forgotten, of these (and of several such nodes) the one unseen for longest.  So a node that comes
+ * again and again in new lives forgets its own, and nobody else's. */
 #ifndef HM_EXPERTS_DEDUPE_H
 #define HM_EXPERTS_DEDUPE_H
 
@@ -16,7 +19,9 @@
 #include <stdbool.h>
 
 enum { HM_DEDUPE_WINDOW = 1024, HM_CLIENT_ID_BYTES = 16 };
-struct hm_client_id { /* who: digest of the client's node id and of its incarnation (drawn at its start) */
+/* Who: the first half is a digest of the client's node id, the second of node id and incarnation (drawn
+ * at its start). */
+struct hm_client_id {
     uint8_t byte[HM_CLIENT_ID_BYTES];
 };
 struct hm_dedupe;

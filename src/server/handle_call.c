@@ -148,11 +148,14 @@ put_views:
 /* A client is a node in one of its lives: its sequences start again when it does. */
 static void client_id(struct hm_served_call *call)
 {
+    enum { HALF = HM_CLIENT_ID_BYTES / 2 };
     uint8_t bytes[HM_NODE_ID_BYTES + sizeof(uint64_t)], digest[HM_DIGEST_BYTES];
     memcpy(bytes, hm_request_from(call->request)->byte, HM_NODE_ID_BYTES);
     memcpy(bytes + HM_NODE_ID_BYTES, &call->head.incarnation, sizeof(uint64_t));
+    hm_sha256(bytes, HM_NODE_ID_BYTES, digest);
+    memcpy(call->client.byte, digest, HALF);
     hm_sha256(bytes, sizeof(bytes), digest);
-    memcpy(call->client.byte, digest, HM_CLIENT_ID_BYTES);
+    memcpy(call->client.byte + HALF, digest, HALF);
 }
 
 static void payload_pulled(void *arg, enum hm_status status)

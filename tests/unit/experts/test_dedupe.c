@@ -89,6 +89,35 @@ static void a_full_table_forgets_the_client_unseen_for_longest(void **state)
     hm_dedupe_destroy(dedupe);
 }
 
+/* A stranger who comes back in ever new lives, at a table that others have filled before. */
+static void a_node_of_many_incarnations_forgets_its_own_and_nobody_elses(void **state)
+{
+    (void)state;
+    enum { OTHERS = 12, PLACES = 16, LIVES = 2000 };
+    struct hm_dedupe *dedupe = make(PLACES);
+    for (uint8_t i = 1; i <= OTHERS; i++) {
+        struct hm_client_id other = client(i);
+        hm_dedupe_add(dedupe, &other, i);
+    }
+    struct hm_client_id many = client(100);
+    for (unsigned life = 0; life < LIVES; life++) {
+        memcpy(many.byte + HM_CLIENT_ID_BYTES / 2, &life, sizeof life);
+        hm_dedupe_add(dedupe, &many, 7);
+        assert_true(hm_dedupe_seen(dedupe, &many, 7));
+    }
+    for (uint8_t i = 1; i <= OTHERS; i++) {
+        struct hm_client_id other = client(i);
+        assert_true(hm_dedupe_seen(dedupe, &other, i));
+    }
+    unsigned kept = 0;
+    for (unsigned life = 0; life < LIVES; life++) {
+        memcpy(many.byte + HM_CLIENT_ID_BYTES / 2, &life, sizeof life);
+        kept += hm_dedupe_seen(dedupe, &many, 7);
+    }
+    assert_int_equal(kept, PLACES - OTHERS); /* the last ones: the other places are used */
+    hm_dedupe_destroy(dedupe);
+}
+
 static void it_survives_encoding(void **state)
 {
     (void)state;
@@ -129,6 +158,7 @@ int main(void)
         cmocka_unit_test(what_is_older_than_the_window_counts_as_applied),
         cmocka_unit_test(clients_do_not_disturb_each_other),
         cmocka_unit_test(a_full_table_forgets_the_client_unseen_for_longest),
+        cmocka_unit_test(a_node_of_many_incarnations_forgets_its_own_and_nobody_elses),
         cmocka_unit_test(it_survives_encoding),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
