@@ -1,12 +1,12 @@
 /* sched/batch.c - from queues to batches and back.
  *
- *   look:  views of the lane's ready pools -> policy -> plan -> output slab -> take rows -> launch
+ *   look:  views of the lines with tasks -> policy -> take rows, clients in turn -> output slab -> launch
  *   run:   (lane thread) the pool's function, then rows of split tasks into their slabs
  *   done:  measure -> give rows back -> look again, so that the lane works on -> end() of the tasks
  *
- * A plan only reads: if there is no slab for its output, nothing has to be undone, and the lane
- * looks again in a millisecond.  While the tasks of one batch end, the next one already runs: a
- * lane has one batch object more than it can run. */
+ * Nothing is taken unless its output is sure of a place: the reserve, or a slab for the largest batch
+ * that it can be.  Where there is neither, the lane looks again in a millisecond.  While the tasks
+ * of one batch end, the next one already runs: a lane has one batch object more than it can run. */
 #include "sched/internal.h"
 
 #include <string.h>
@@ -15,100 +15,107 @@ static const hm_ns starved_retry = HM_MS;
 
 /* ---- look ----------------------------------------------------------------------------------- */
 
+static void view_make(struct line *line, struct hm_line_view *view)
+{
+    struct hm_pool *pool = line->pool;
+    const struct hm_pool_conf *conf = &pool->conf;
+    bool full = pool->rows_queued >= conf->batch_rows_max || pool->tasks_queued >= HM_PIECES_MAX;
+    bool may_wait = !full && conf->batch_delay_max > 0;
+    *view = (struct hm_line_view){
+        .priority = line->priority,
+        .oldest = HM_CONTAINER_OF(line->tasks.next, struct hm_task, link)->arrived,
+        .picked = line->picked,
+        .turn = line->turn,
+        .rows = pool->rows_queued,
+        .full = full,
+        .earliest_deadline = may_wait ? pool_earliest_deadline(pool) : HM_NS_NEVER,
+        .service = may_wait ? cost_batch(&pool->cost, pool->rows_queued) : 0,
+        .batch_rows_preferred = conf->batch_rows_preferred,
+        .batch_delay_max = conf->batch_delay_max,
+    };
+}
+
 static unsigned views_make(struct hm_lane *lane)
 {
     struct hm_sched *sched = lane->sched;
     unsigned count = 0;
     HM_LIST_EACH (link, &lane->ready) {
         struct hm_pool *pool = HM_CONTAINER_OF(link, struct hm_pool, ready);
-        const struct hm_task *head = HM_CONTAINER_OF(pool->queue.next, struct hm_task, link);
-        uint32_t rows = pool->rows_queued < pool->conf.batch_rows_max ? pool->rows_queued
-                                                                      : pool->conf.batch_rows_max;
-        sched->viewed[count] = pool;
-        sched->view[count++] = (struct hm_pool_view){
-            .rows = pool->rows_queued,
-            .full = rows == pool->conf.batch_rows_max || pool->tasks_queued >= HM_PIECES_MAX,
-            .oldest = head->arrived,
-            .earliest_deadline = pool_earliest_deadline(pool),
-            .service = cost_batch(&pool->cost, rows),
-            .priority = pool->conf.priority,
-            .batch_rows_max = pool->conf.batch_rows_max,
-            .batch_delay_max = pool->conf.batch_delay_max,
-        };
+        for (unsigned i = pool->conf.priority; i < HM_PRIORITIES; i++) {
+            if (pool->line[i].task_count == 0) continue;
+            sched->viewed[count] = &pool->line[i];
+            view_make(&pool->line[i], &sched->view[count++]);
+        }
     }
     return count;
 }
 
-/* Oldest first; a task that one batch could take is taken whole or not at all.  Those whose
- * deadline is due end by their timers in this turn. */
-static void plan(struct hm_batch *batch, struct hm_pool *pool, hm_ns now)
+/* The line's tasks, then those of the pool's other lines into what room is left. */
+static void form(struct hm_batch *batch, struct line *line, hm_ns now)
 {
-    uint32_t room = pool->conf.batch_rows_max;
+    struct hm_pool *pool = line->pool;
+    uint32_t most = pool->rows_queued < pool->conf.batch_rows_max ? pool->rows_queued
+                                                                  : pool->conf.batch_rows_max;
+    hm_ns service = cost_batch(&pool->cost, most);
+    if (service > 0)
+        service += cost_deviation(&pool->cost) + lane_running_left(pool->conf.lane, now);
     batch->pool = pool;
     batch->piece_count = 0;
     batch->row_count = 0;
-    HM_LIST_EACH (link, &pool->queue) {
-        struct hm_task *task = HM_CONTAINER_OF(link, struct hm_task, link);
-        uint32_t rows = task->row_count - task->rows_taken;
-        if (room == 0 || batch->piece_count == HM_PIECES_MAX) break;
-        if (task->deadline <= now) continue;
-        if (rows > room) {
-            if (task->row_count <= pool->conf.batch_rows_max) break;
-            rows = room;
-        }
-        batch->piece[batch->piece_count++] = (struct hm_piece){.task = task,
-                                                               .task_first = task->rows_taken,
-                                                               .batch_first = batch->row_count,
-                                                               .count = rows};
-        batch->row_count += rows;
-        room -= rows;
-    }
+    line_fill(line, batch, now, service);
+    for (unsigned i = pool->conf.priority; i < HM_PRIORITIES; i++)
+        if (&pool->line[i] != line) line_fill(&pool->line[i], batch, now, service);
 }
 
 static struct hm_buf *output_get(struct hm_lane *lane, size_t bytes)
 {
     struct hm_buf *out;
-    if (hm_buf_pool_get(lane->sched->buffers, bytes, &out) == HM_OK) return out;
-    HM_ASSERT(lane->reserve && lane->reserve->bytes >= bytes);
-    return lane->reserve->refs == 1 ? hm_buf_get(lane->reserve) : NULL;
+    return hm_buf_pool_get(lane->sched->buffers, bytes, &out) == HM_OK ? out : NULL;
 }
 
 static void launch(struct hm_lane *lane, struct hm_batch *batch, hm_ns now)
 {
     struct hm_sched *sched = lane->sched;
-    for (unsigned i = 0; i < batch->piece_count; i++) {
-        struct hm_task *task = batch->piece[i].task;
-        if (task->rows_taken == 0) hm_histogram_add(&sched->wait_us, (now - task->arrived) / HM_US);
-        pool_take(batch->pool, task, batch->piece[i].count);
-    }
+    for (unsigned i = 0; i < batch->piece_count; i++)
+        if (batch->piece[i].task_first == 0)
+            hm_histogram_add(&sched->wait_us, (now - batch->piece[i].task->arrived) / HM_US);
     batch->status = HM_OK;
     batch->started = batch->begun = batch->done = now;
+    hm_list_remove(&batch->link);
     hm_list_push(&lane->running, &batch->link);
     lane->running_count++;
     lane->ops->launch(lane, batch);
 }
 
 /* False: nothing more to launch now; the timer looks again. */
-static bool start(struct hm_lane *lane, struct hm_pool *pool, hm_ns now)
+static bool start(struct hm_lane *lane, struct line *line, hm_ns now)
 {
     struct hm_sched *sched = lane->sched;
+    const struct hm_pool_conf *conf = &line->pool->conf;
     HM_ASSERT(!hm_list_empty(&lane->idle));
     struct hm_batch *batch = HM_CONTAINER_OF(lane->idle.next, struct hm_batch, link);
-    plan(batch, pool, now);
-    if (batch->piece_count == 0) { /* all are late; their timers are due before this one */
+    bool reserved = conf->out_row_bytes == 0 || lane->reserve->refs == 1;
+    /* Rows that are taken must have a place to go to: without the reserve, find it first. */
+    uint32_t most = line->pool->rows_queued < conf->batch_rows_max ? line->pool->rows_queued
+                                                                   : conf->batch_rows_max;
+    batch->out = reserved ? NULL : output_get(lane, most * conf->out_row_bytes);
+    if (!reserved && !batch->out) {
+        sched->metric[SCHED_STARVED].value++;
+        hm_timer_start(sched->loop, &lane->timer, starved_retry);
+        return false;
+    }
+    form(batch, line, now);
+    if (batch->piece_count == 0) { /* all were late, and end in the next turn */
+        hm_buf_put(batch->out);
+        batch->out = NULL;
         hm_timer_start(sched->loop, &lane->timer, 0);
         return false;
     }
-    batch->out = NULL;
-    if (pool->conf.out_row_bytes > 0) {
-        batch->out = output_get(lane, batch->row_count * pool->conf.out_row_bytes);
-        if (!batch->out) {
-            sched->metric[SCHED_STARVED].value++;
-            hm_timer_start(sched->loop, &lane->timer, starved_retry);
-            return false;
-        }
-    }
-    hm_list_remove(&batch->link);
+    line->turn = ++lane->turns;
+    line->picked = now;
+    if (conf->out_row_bytes > 0 && !batch->out)
+        batch->out = output_get(lane, batch->row_count * conf->out_row_bytes);
+    if (conf->out_row_bytes > 0 && !batch->out) batch->out = hm_buf_get(lane->reserve);
     launch(lane, batch, now);
     return true;
 }
@@ -128,10 +135,10 @@ void lane_look(struct hm_lane *lane)
             return;
         }
         HM_ASSERT((unsigned)picked < count);
-        struct hm_pool *pool = sched->viewed[picked];
+        struct line *line = sched->viewed[picked];
         /* Behind a running batch only a full one: rows for the others may still come. */
         if (lane->running_count > 0 && !sched->view[picked].full) return;
-        if (!start(lane, pool, now)) return;
+        if (!start(lane, line, now)) return;
     }
 }
 

@@ -14,6 +14,10 @@ void cost_add(struct cost *cost, uint32_t rows, hm_ns ns)
     if (cost->samples < UINT32_MAX) cost->samples++;
     double weight = 1.0 / cost->samples; /* a plain mean until there are enough */
     if (weight < newest_weight) weight = newest_weight;
+    if (cost_trained(cost)) {
+        double off = (double)ns - (double)cost_batch(cost, rows);
+        cost->deviation_ns += newest_weight * ((off < 0 ? -off : off) - cost->deviation_ns);
+    }
     double rows_off = rows - cost->mean_rows, ns_off = (double)ns - cost->mean_ns;
     cost->mean_rows += weight * rows_off;
     cost->mean_ns += weight * ns_off;
@@ -47,6 +51,11 @@ hm_ns cost_batch(const struct cost *cost, uint32_t rows)
         ns = rows < cost->mean_rows ? cost->mean_ns * rows / cost->mean_rows : cost->mean_ns;
     }
     return ns < 1 ? 1 : (hm_ns)ns;
+}
+
+hm_ns cost_deviation(const struct cost *cost)
+{
+    return (hm_ns)cost->deviation_ns;
 }
 
 hm_ns cost_rows(const struct cost *cost, uint64_t rows, uint32_t batch_rows_max)

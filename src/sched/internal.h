@@ -2,9 +2,10 @@
  *
  *   sched.c        the scheduler's life, submit, cancel, deadlines, the end of tasks
  *   pool.c         a pool's life and its queue
+ *   flow.c         clients in turn: which of a line's tasks a batch takes
  *   predict.c      how long a task would take: refusal at submit
  *   cost.c         measured service times and what they predict
- *   policy.c       which pool next
+ *   policy.c       which line next
  *   batch.c        a free lane's choice; forming, running and taking back batches
  *   lane.c         a lane's life; lane_thread.c is the real one
  *   check.c        the invariants */
@@ -12,6 +13,7 @@
 #define HM_SCHED_INTERNAL_H
 
 #include "base/assert.h"
+#include "base/map.h"
 #include "sched/sched.h"
 
 /* IDLE -> QUEUED (rows left to give) -> RUNNING (none left, some out) -> ENDING (end() due) -> IDLE
@@ -24,20 +26,46 @@ enum task_state { TASK_IDLE, TASK_QUEUED, TASK_RUNNING, TASK_ENDING };
 struct cost {
     uint32_t samples;
     double mean_rows, mean_ns, variance_rows, covariance;
+    double deviation_ns; /* mean distance of a sample from what was predicted for it */
 };
 void cost_add(struct cost *cost, uint32_t rows, hm_ns ns);
 bool cost_trained(const struct cost *cost);
+hm_ns cost_deviation(const struct cost *cost);            /* 0: not trained */
 hm_ns cost_batch(const struct cost *cost, uint32_t rows); /* 0: not trained */
 /* Of rows in batches of at most batch_rows_max. */
 hm_ns cost_rows(const struct cost *cost, uint64_t rows, uint32_t batch_rows_max);
+
+/* A client's tasks in a line. */
+struct hm_flow {
+    struct hm_map_node node; /* sched->flows, by line and client; not a line's own */
+    struct hm_link link;     /* line->flows while it has tasks; else sched->flows_free */
+    struct hm_link
+        tasks; /* hm_task.turn, in the order of arrival; only the first may have given rows */
+    struct line *line;
+    uint64_t client;
+    uint32_t rows, task_count;
+    uint32_t credit; /* rows that it may give before the next client's turn */
+    bool in_turn;    /* has got its credit for this turn */
+};
+/* A pool's queued tasks of one priority class. */
+struct line {
+    struct hm_pool *pool;
+    enum hm_priority priority;
+    struct hm_link tasks; /* hm_task.link, in the order of arrival */
+    struct hm_link flows; /* of those who have tasks, the next one first */
+    struct hm_flow crowd; /* clients who found no flow of their own */
+    unsigned flow_count;
+    uint32_t rows, task_count;
+    uint64_t turn; /* of the lane's turns the last that it had, and when */
+    hm_ns picked;
+};
 
 struct hm_pool {
     char *name; /* conf.name, ours */
     struct hm_pool_conf conf;
     struct hm_sched *sched;
-    struct hm_link
-        queue; /* tasks with rows to give, oldest first; only the first may have given some */
-    uint32_t rows_queued, tasks_queued; /* in the queue, not given */
+    struct line line[HM_PRIORITIES];
+    uint32_t rows_queued, tasks_queued; /* of all lines, not given */
     uint32_t rows_held, tasks_held;     /* of tasks that have not ended */
     hm_ns earliest_deadline;            /* of the queue, if known */
     bool earliest_known;
@@ -52,6 +80,7 @@ enum sched_metric {
     SCHED_BATCHES,
     SCHED_BUSY,
     SCHED_REFUSED,
+    SCHED_SHED,
     SCHED_TIMED_OUT,
     SCHED_CANCELED,
     SCHED_FAILED,
@@ -74,14 +103,20 @@ struct hm_sched {
     void (*drained)(void *arg);
     void *drained_arg;
     struct hm_timer drain_timer;
-    /* scratch of a choice: the ready pools of a lane and what the policy may see of them */
-    struct hm_pool_view *view;
-    struct hm_pool **viewed;
+    struct hm_map flows; /* of those in use, but for the lines' own */
+    struct hm_link flows_free;
+    struct hm_flow *flow; /* flows_max of them */
+    uint64_t hash_seed;
+    /* scratch of a choice: the lines of a lane and what the policy may see of them */
+    struct hm_line_view *view;
+    struct line **viewed;
     struct hm_metric metric[SCHED_METRICS];
     struct hm_histogram batch_rows, wait_us, service_us;
 };
 
 /* pool.c */
+/* The line that the task is in, or would be in. */
+struct line *pool_line(const struct hm_task *task);
 void pool_push(struct hm_pool *pool, struct hm_task *task);
 void pool_take(struct hm_pool *pool, struct hm_task *task,
                uint32_t rows); /* from the queue into a batch */
@@ -89,7 +124,22 @@ void pool_drop(struct hm_pool *pool,
                struct hm_task *task); /* its rows not given, out of the queue */
 hm_ns pool_earliest_deadline(struct hm_pool *pool);
 
+/* flow.c */
+void line_init(struct line *line, struct hm_pool *pool, enum hm_priority priority);
+/* The client's flow in the line, if it has tasks there; NULL: none. */
+struct hm_flow *flow_find(const struct line *line, uint64_t client);
+void flow_push(struct hm_task *task); /* task->flow: the client's, or the line's own */
+void flow_take(struct hm_task *task, uint32_t rows);
+void flow_remove(struct hm_task *task); /* and its flow, with the last one */
+/* Rows of the line that would be given before `rows` of the client submitted now; at most. */
+uint64_t flow_rows_ahead(const struct line *line, uint64_t client, uint32_t rows);
+/* Takes rows into the batch, clients in turn, until it is full, the line is empty, or the next task
+ * does not fit.  Tasks that could not be back by then (`service`: of the batch) fail. */
+void line_fill(struct line *line, struct hm_batch *batch, hm_ns now, hm_ns service);
+
 /* sched.c */
+/* As hm_sched_cancel, with another status. */
+void task_abandon(struct hm_task *task, enum hm_status status);
 void task_fail(struct hm_task *task,
                enum hm_status status); /* keeps the first reason, drops what is queued */
 /* Its last piece is back, or it had none: calls end().  `slab`, `first`: where the rows lie, if
@@ -115,6 +165,7 @@ void lane_look(
     struct hm_lane *lane); /* launches what the policy picks, while the lane takes batches */
 
 /* predict.c */
-bool sched_refuses(const struct hm_pool *pool, uint32_t rows, hm_ns deadline);
+bool sched_refuses(const struct hm_task *task);
+hm_ns lane_running_left(const struct hm_lane *lane, hm_ns now); /* of the batches at the lane */
 
 #endif

@@ -3,10 +3,11 @@
  * A refusal is kinder than a deadline that passes in the queue: the caller asks another server
  * while there is time.  But an estimate can be stale, and only running renews it; so nothing is
  * refused on the estimate of a pool that has nothing to run.  The estimates of the pools ahead are
- * renewed by what they have queued.  What is not known counts as nothing. */
+ * renewed by what they have queued.  What is not known counts as nothing, and so does what may come
+ * between now and the task's turn: who is let in by mistake is given up when its turn comes. */
 #include "sched/internal.h"
 
-static hm_ns running_left(const struct hm_lane *lane, hm_ns now)
+hm_ns lane_running_left(const struct hm_lane *lane, hm_ns now)
 {
     hm_ns left = 0, since = lane->freed;
     HM_LIST_EACH (link, &lane->running) {
@@ -20,37 +21,63 @@ static hm_ns running_left(const struct hm_lane *lane, hm_ns now)
     return left;
 }
 
-/* Until rows submitted now would start: what runs, and what is queued in pools that are as urgent
- * or more.  Less urgent ones may come first once they have aged; that is left to the margin. */
-static hm_ns wait_ahead(const struct hm_pool *pool, hm_ns now)
+static uint64_t batches_of(uint64_t rows, uint32_t batch_rows_max)
 {
+    return (rows + batch_rows_max - 1) / batch_rows_max;
+}
+
+/* What another pool's lines run while this one has `turns` of class `priority`: all of what is more
+ * urgent, and of what is as urgent a batch a turn.  What is less urgent may come first once it has
+ * aged; that is not counted. */
+static hm_ns other_pool(const struct hm_pool *pool, unsigned priority, uint64_t turns)
+{
+    uint32_t rows_max = pool->conf.batch_rows_max, most = pool->line[priority].rows;
+    uint64_t urgent = 0;
+    for (unsigned i = 0; i < priority; i++) urgent += pool->line[i].rows;
+    hm_ns all = cost_rows(&pool->cost, most, rows_max);
+    hm_ns some = turns * cost_batch(&pool->cost, most < rows_max ? most : rows_max);
+    return cost_rows(&pool->cost, urgent, rows_max) + (all < some ? all : some);
+}
+
+/* Rows that are given before it and with it, by its own pool. */
+static uint64_t rows_until(const struct hm_task *task, const struct line *line)
+{
+    uint64_t rows = flow_rows_ahead(line, task->client, task->row_count) + task->row_count;
+    for (unsigned i = 0; i < line->priority; i++) rows += task->pool->line[i].rows;
+    return rows;
+}
+
+static hm_ns wait_ahead(const struct hm_task *task, uint64_t rows, hm_ns now)
+{
+    const struct hm_pool *pool = task->pool;
     const struct hm_lane *lane = pool->conf.lane;
-    hm_ns wait = running_left(lane, now);
+    const struct line *line = pool_line(task);
+    uint64_t turns = batches_of(rows, pool->conf.batch_rows_max);
+    hm_ns wait = lane_running_left(lane, now);
     HM_LIST_EACH (link, &lane->ready) {
         const struct hm_pool *other = HM_CONTAINER_OF(link, struct hm_pool, ready);
-        if (other == pool || other->conf.priority > pool->conf.priority) continue;
-        wait += cost_rows(&other->cost, other->rows_queued, other->conf.batch_rows_max);
+        if (other != pool) wait += other_pool(other, line->priority, turns);
     }
     return wait;
 }
 
-static hm_ns own(const struct hm_pool *pool, uint32_t rows)
+hm_ns hm_sched_predict(const struct hm_task *task)
 {
-    return cost_rows(&pool->cost, (uint64_t)pool->rows_queued + rows, pool->conf.batch_rows_max);
-}
-
-hm_ns hm_sched_predict(const struct hm_pool *pool, uint32_t rows)
-{
+    const struct hm_pool *pool = task->pool;
     if (!cost_trained(&pool->cost)) return 0;
-    return wait_ahead(pool, hm_loop_now(pool->sched->loop)) + own(pool, rows);
+    uint64_t rows = rows_until(task, pool_line(task));
+    return wait_ahead(task, rows, hm_loop_now(pool->sched->loop)) +
+           cost_rows(&pool->cost, rows, pool->conf.batch_rows_max);
 }
 
-bool sched_refuses(const struct hm_pool *pool, uint32_t rows, hm_ns deadline)
+bool sched_refuses(const struct hm_task *task)
 {
+    const struct hm_pool *pool = task->pool;
     hm_ns now = hm_loop_now(pool->sched->loop);
-    if (deadline <= now) return true;
-    if (deadline == HM_NS_NEVER) return false;
-    hm_ns left = deadline - now;
-    hm_ns takes = wait_ahead(pool, now) + (pool->tasks_held > 0 ? own(pool, rows) : 0);
-    return takes > left && takes - left > left / 4;
+    if (task->deadline <= now) return true;
+    if (task->deadline == HM_NS_NEVER) return false;
+    uint64_t rows = rows_until(task, pool_line(task));
+    hm_ns takes = wait_ahead(task, rows, now);
+    if (pool->tasks_held > 0) takes += cost_rows(&pool->cost, rows, pool->conf.batch_rows_max);
+    return takes > task->deadline - now;
 }

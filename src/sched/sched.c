@@ -10,6 +10,8 @@
 
 #include <stdlib.h>
 
+enum { FLOWS_MAX = 4096 };
+
 static void metrics_add(struct hm_sched *sched, struct hm_metrics *metrics)
 {
     const struct hm_metric metric[SCHED_METRICS] = {
@@ -18,6 +20,8 @@ static void metrics_add(struct hm_sched *sched, struct hm_metrics *metrics)
         [SCHED_BATCHES] = {.name = "sched.batches", .help = "batches run"},
         [SCHED_BUSY] = {.name = "sched.busy", .help = "tasks not accepted: a queue was full"},
         [SCHED_REFUSED] = {.name = "sched.refused", .help = "tasks not accepted: too late"},
+        [SCHED_SHED] = {.name = "sched.shed",
+                        .help = "tasks refused when their turn came: too late"},
         [SCHED_TIMED_OUT] = {.name = "sched.timed_out", .help = "tasks ended by their deadline"},
         [SCHED_CANCELED] = {.name = "sched.canceled", .help = "tasks canceled"},
         [SCHED_FAILED] = {.name = "sched.failed", .help = "tasks whose batch failed"},
@@ -56,9 +60,13 @@ enum hm_status hm_sched_create(const struct hm_sched_conf *conf, struct hm_sched
 {
     HM_ASSERT(conf->loop && conf->buffers && conf->pools_max > 0);
     struct hm_sched *sched = calloc(1, sizeof *sched);
-    struct hm_pool_view *view = calloc(conf->pools_max, sizeof *view);
-    struct hm_pool **viewed = calloc(conf->pools_max, sizeof(struct hm_pool *));
-    if (!sched || !view || !viewed) {
+    unsigned lines = HM_PRIORITIES * conf->pools_max;
+    unsigned flows = conf->flows_max ? conf->flows_max : FLOWS_MAX;
+    struct hm_line_view *view = calloc(lines, sizeof *view);
+    struct line **viewed = calloc(lines, sizeof(struct line *));
+    struct hm_flow *flow = calloc(flows, sizeof *flow);
+    if (!sched || !view || !viewed || !flow || hm_map_init(&sched->flows, flows) != HM_OK) {
+        free(flow);
         free(viewed);
         free(view);
         free(sched);
@@ -66,10 +74,17 @@ enum hm_status hm_sched_create(const struct hm_sched_conf *conf, struct hm_sched
     }
     sched->loop = conf->loop;
     sched->buffers = conf->buffers;
-    sched->policy = conf->policy ? conf->policy : &hm_policy_oldest_first;
+    sched->policy = conf->policy ? conf->policy : &hm_policy_in_turn;
     sched->pools_max = conf->pools_max;
     sched->view = view;
     sched->viewed = viewed;
+    sched->flow = flow;
+    sched->hash_seed = hm_loop_random(conf->loop, HM_RANDOM_IDS);
+    hm_list_init(&sched->flows_free);
+    for (unsigned i = 0; i < flows; i++) {
+        hm_list_init(&flow[i].tasks);
+        hm_list_push(&sched->flows_free, &flow[i].link);
+    }
     hm_list_init(&sched->pools);
     hm_list_init(&sched->lanes);
     metrics_add(sched, conf->metrics);
@@ -87,6 +102,8 @@ void hm_sched_destroy(struct hm_sched *sched)
         hm_lane_destroy(HM_CONTAINER_OF(link, struct hm_lane, link));
     hm_timer_stop(sched->loop, &sched->drain_timer);
     metrics_remove(sched);
+    hm_map_fini(&sched->flows);
+    free(sched->flow);
     free(sched->viewed);
     free(sched->view);
     free(sched);
@@ -135,6 +152,19 @@ static void on_timer(struct hm_timer *timer)
     if (task->state == TASK_ENDING) task_end(task, NULL, 0);
 }
 
+/* A dynamic threshold (Choudhury and Hahne 1998): what a client has waiting is bounded by what is left,
+ * so that however many flood, something is left for the next one. */
+static bool is_over_share(const struct hm_task *task)
+{
+    const struct hm_pool *pool = task->pool;
+    const struct hm_flow *flow = task->client ? flow_find(pool_line(task), task->client) : NULL;
+    if (!flow) return false;
+    uint64_t rows_left = pool->conf.queue_rows_max - pool->rows_held;
+    uint64_t tasks_left = pool->conf.queue_tasks_max - pool->tasks_held;
+    return flow->rows + (uint64_t)task->row_count > HM_QUEUE_SHARE * rows_left ||
+           flow->task_count >= HM_QUEUE_SHARE * tasks_left;
+}
+
 static enum hm_status admit(struct hm_sched *sched, const struct hm_task *task)
 {
     const struct hm_pool *pool = task->pool;
@@ -142,11 +172,11 @@ static enum hm_status admit(struct hm_sched *sched, const struct hm_task *task)
     if (task->row_count == 0) return HM_ERR_INVALID;
     if (task->row_count > pool->conf.queue_rows_max) return HM_ERR_TOO_BIG;
     if (pool->tasks_held >= pool->conf.queue_tasks_max ||
-        task->row_count > pool->conf.queue_rows_max - pool->rows_held) {
+        task->row_count > pool->conf.queue_rows_max - pool->rows_held || is_over_share(task)) {
         sched->metric[SCHED_BUSY].value++;
         return HM_ERR_BUSY;
     }
-    if (sched_refuses(pool, task->row_count, task->deadline)) {
+    if (sched_refuses(task)) {
         sched->metric[SCHED_REFUSED].value++;
         return HM_ERR_REFUSED;
     }
@@ -198,9 +228,13 @@ enum hm_status hm_sched_submit(struct hm_sched *sched, struct hm_task *task)
 
 void hm_sched_cancel(struct hm_task *task)
 {
-    if (task->state == TASK_IDLE) return;
+    if (task->state != TASK_IDLE) task_abandon(task, HM_ERR_CANCELED);
+}
+
+void task_abandon(struct hm_task *task, enum hm_status status)
+{
     bool was_ending = task->state == TASK_ENDING;
-    task_fail(task, HM_ERR_CANCELED);
+    task_fail(task, status);
     /* One that was ending already has its turn coming: the timer's, or the batch's that it came
      * back with. */
     if (task->state == TASK_ENDING && !was_ending)
@@ -219,7 +253,7 @@ static void count_end(struct hm_sched *sched, enum hm_status status)
         sched->metric[SCHED_TIMED_OUT].value++;
     else if (status == HM_ERR_CANCELED)
         sched->metric[SCHED_CANCELED].value++;
-    else if (status != HM_OK)
+    else if (status != HM_OK && status != HM_ERR_REFUSED)
         sched->metric[SCHED_FAILED].value++;
 }
 

@@ -1,33 +1,59 @@
 /* sched/sched.h - the Runtime: rows in, batches onto devices, rows out.  No sockets, no experts.
  *
- * A pool is one (expert, pass).  A task is some rows for one pool.  When a lane (one per device) is
- * free the policy picks the most urgent of that lane's pools, and its oldest tasks form a batch of
- * at most batch_rows_max rows, never one more.  The lane runs the batch (pool->run, on the lane's
- * thread) and hands it back by post.  A lane that is busy lets rows gather: that is the batching;
- * batch_delay_max adds to it only where asked for.
+ * A pool is one (expert, pass).  A task is some rows for one pool, of one client and one priority
+ * class.  The tasks of a class that wait in a pool are a line.  When a lane (one per device) is free
+ * the policy picks a line, and a batch of at most batch_rows_max rows, never one more, is formed: of
+ * that line first, and where its rows do not fill it of the pool's other lines.  The lane runs the
+ * batch (pool->run, on the lane's thread) and hands it back by post.  A lane that is busy lets rows
+ * gather: that is the batching; batch_delay_max adds to it only where asked for, and only until
+ * batch_rows_preferred rows have come.
+ *
+ * Who is next.  Between lines: the more urgent class, but a line counts as one class more urgent for
+ * every 100 ms (HM_AGING_NS) since its oldest task came or since it was last picked, whichever is
+ * later; of equals the one whose last turn is longest ago.  Within a line: its clients in turn, by
+ * rows (deficit round robin; Shreedhar and Varghese 1995), batch_rows_max / HM_TURNS_A_BATCH a turn;
+ * the tasks of one client in the order of their arrival.  So a client that floods a pool waits
+ * behind itself; and it is refused rows (BUSY) that would make what it has waiting in a line more
+ * than HM_QUEUE_SHARE times what the pool's queue has left, so that the next one finds room.
  *
  * Splitting: a task of more than batch_rows_max rows is split over several batches, and its rows
  * are joined in a slab that submit takes (BUSY if it cannot be had), so that a split never fails
  * later.  A task that fits into one batch is never split: it waits for the next one if it does not
  * fit into this one.  So its answer is one piece of the batch's slab, sent without a copy; a
- * backward of it is one optimizer step and is never half applied; and while tasks wait, two batches
- * in a row have together more than batch_rows_max rows.
+ * backward of it is one optimizer step and is never half applied; and while a line has tasks, two
+ * batches in a row that it is picked for have together more than batch_rows_max rows.
  *
  * Memory: a batch's output comes from the buffer pool.  If that is exhausted (slow readers hold
  * replies), the lane's own reserve is used, which hm_pool_create has set aside; while that is lent
  * too, the lane tries again every millisecond.  Rows of split tasks leave the reserve at once, so
  * tasks that hold slabs and wait for a batch cannot lock each other out.
  *
- *   submit ──► QUEUED ──(policy picks)──► RUNNING ──(last piece back)──► end(status, rows)
- *                │ deadline, cancel          │ deadline, cancel: ends when its running pieces are
- *                ▼                           ▼ back; rows not yet given to a batch are dropped
- *              end(TIMED_OUT / CANCELED)   end(TIMED_OUT / CANCELED)
+ *   submit ──► QUEUED ──(its turn)──► RUNNING ──(last piece back)──► end(status, rows)
+ *                │ deadline, cancel       │ deadline, cancel: ends when its running pieces are
+ *                ▼                        ▼ back; rows not yet given to a batch are dropped
+ *              end(TIMED_OUT / CANCELED)  end(TIMED_OUT / CANCELED)
+ *
+ * Late: what could not be back by its deadline is refused at submit (below), and again when its turn
+ * comes, before it is run in vain: end(REFUSED), none of its rows having run.  A pool's last task is
+ * run all the same, so that an estimate that was too high is renewed.
  *
  * Promises (hm_sched_check, tests): every accepted task ends exactly once; a batch never exceeds
- * batch_rows_max; rows come back in order and belong to their task; FIFO inside a pool; queues are
- * bounded in tasks and rows: HM_ERR_BUSY is said at once by submit.  No pool waits for ever: the
- * head of a batch has never arrived HM_PRIORITIES aging steps (100 ms each) or more after the head
- * of a pool that could have run instead.
+ * batch_rows_max; rows come back in order and belong to their task; FIFO for a client inside a line;
+ * queues are bounded in tasks and rows: HM_ERR_BUSY is said at once by submit.
+ *
+ * Nobody waits for ever (tests/sim/sim/test_fair.c).  Let S be the longest service of a batch on the
+ * lane, L the lines with tasks on it (at most HM_PRIORITIES a pool), B its batches_max, R the pool's
+ * batch_rows_max, q = R / HM_TURNS_A_BATCH rounded up, and let there be buffers.
+ *   - A line of class c (0: inference) is picked within c * HM_AGING_NS + batch_delay_max +
+ *     (L + B) * S of its last turn or of its oldest task's arrival, whichever is later: after the
+ *     first two it is ready and as urgent as any, and each other line has at most one turn before it.
+ *   - A task that has, with its own, `a` rows of its client to go in its line, while at most n clients
+ *     have tasks there, has at most a + (n - 1) * (a + q + R) rows of the line given before it is
+ *     itself, since in k turns a client gives at most k * q rows and one task more.
+ *   - So its last row is given to the lane within 2 * (a + (n - 1) * (a + q + R)) / R' + 2 turns of
+ *     its line, R' = min(R, HM_PIECES_MAX), of which two in a row give R' rows or more; each within
+ *     the first bound.  (Tasks that are dropped on the way can end a batch early: add a turn for
+ *     each.)
  *
  * Thread: everything but run belongs to the loop's thread.  end never runs inside submit or
  * cancel. */
@@ -65,6 +91,9 @@ struct hm_rows {
 struct hm_task {
     struct hm_pool *pool;
     uint32_t row_count; /* >= 1 */
+    uint64_t client;    /* whose turn it takes; 0: nobody's, one more client without a share */
+    /* Its class; never more urgent than its pool's, whatever it says. */
+    enum hm_priority priority;
     /* Bytes of a row of its answer, where run makes it shorter than its pool's out_row_bytes; 0:
      * those.  Its rows lie one behind the other all the same, from where its piece's would begin. */
     size_t out_row_bytes;
@@ -73,7 +102,9 @@ struct hm_task {
     void (*end)(struct hm_task *task, enum hm_status status, const struct hm_rows *out);
     void *arg;
     /* the scheduler's: need not be zeroed */
-    struct hm_link link;
+    struct hm_link link;  /* of its line, in the order of arrival */
+    struct hm_link turn;  /* of its client's in that line */
+    struct hm_flow *flow; /* its client's place in that line, while it is QUEUED */
     hm_ns arrived;
     struct hm_timer timer;
     uint32_t rows_taken;   /* given to batches so far; 0 at end(): no row of it ever ran */
@@ -114,9 +145,11 @@ struct hm_pool_conf {
     uint32_t batch_rows_max;
     uint32_t queue_rows_max; /* rows queued or running; over it submit says HM_ERR_BUSY */
     uint32_t queue_tasks_max;
-    /* A batch that is not full waits this long for more rows while no other pool is ready. */
+    /* A batch that is not full, and has fewer rows than are preferred, waits this long for more while
+     * no other line is ready. */
     hm_ns batch_delay_max;
-    enum hm_priority priority;
+    uint32_t batch_rows_preferred; /* 0: only a full batch */
+    enum hm_priority priority;     /* the most urgent that its tasks can have */
     size_t out_row_bytes;
     /* Lane thread.  Gathers from its tasks' inputs, computes, fills out.  Its status is every
      * piece's status. */
@@ -124,36 +157,41 @@ struct hm_pool_conf {
     void *arg;
 };
 
-/* What a policy may see of a pool. */
-struct hm_pool_view { /* of a pool with queued rows */
-    uint32_t rows;    /* queued */
-    bool full;        /* waiting would not make its next batch larger */
-    hm_ns oldest;     /* arrival of its oldest task */
-    hm_ns earliest_deadline;
-    hm_ns service; /* its next batch would take this long; 0: unknown yet */
+/* What a policy may see of a line, which has tasks. */
+struct hm_line_view {
     enum hm_priority priority;
-    uint32_t batch_rows_max;
+    hm_ns oldest;            /* arrival of its oldest task */
+    hm_ns picked;            /* when it last had its turn; 0: never */
+    uint64_t turn;           /* which of the lane's turns that was; 0: none */
+    uint32_t rows;           /* queued in its pool: what a batch could have */
+    bool full;               /* waiting would not make its batch larger */
+    hm_ns earliest_deadline; /* in its pool, if a batch may wait; else HM_NS_NEVER */
+    hm_ns service;           /* a batch of these rows would take this long; 0: unknown yet */
+    uint32_t batch_rows_preferred;
     hm_ns batch_delay_max;
 };
 struct hm_policy {
     const char *name;
-    /* Index of the pool to run now, or -1: nothing to run before *again (HM_NS_NEVER: until a
+    /* Index of the line whose turn it is, or -1: nobody's before *again (HM_NS_NEVER: until a
      * submit).  Pure. */
-    int (*pick)(const struct hm_pool_view *pools, unsigned count, hm_ns now, hm_ns *again);
+    int (*pick)(const struct hm_line_view *lines, unsigned count, hm_ns now, hm_ns *again);
 };
-/* Priority class first, but aged: a pool's oldest task counts as one class more urgent for every
- * 100 ms it has waited; inside a class the oldest task wins.  So no pool starves.  A batch that is
- * not full waits out its pool's batch_delay_max, or until its earliest deadline leaves just its
- * service time, and only while no other pool is ready. */
+/* As above.  A batch that is not full and has fewer rows than are preferred waits out its
+ * batch_delay_max, or until its earliest deadline leaves just its service time, and only while no
+ * other line is ready. */
 #define HM_AGING_NS (100 * HM_MS)
-extern const struct hm_policy hm_policy_oldest_first;
+enum { HM_TURNS_A_BATCH = 16, HM_QUEUE_SHARE = 4 };
+extern const struct hm_policy hm_policy_in_turn;
 
 struct hm_sched_conf {
     struct hm_loop *loop;
     struct hm_buf_pool *buffers;    /* batch outputs and joined rows */
     struct hm_metrics *metrics;     /* NULL: none */
-    const struct hm_policy *policy; /* NULL: oldest first */
+    const struct hm_policy *policy; /* NULL: in turn */
     unsigned pools_max;
+    /* Clients that have tasks in a line, counted for each line.  Those over it share one turn in
+     * theirs, where a client may overtake itself. */
+    unsigned flows_max; /* 0: 4096 */
 };
 HM_MUST_CHECK enum hm_status hm_sched_create(const struct hm_sched_conf *conf,
                                              struct hm_sched **sched);
@@ -174,11 +212,12 @@ HM_MUST_CHECK enum hm_status hm_pool_create(struct hm_sched *sched, const struct
 void hm_pool_destroy(struct hm_pool *pool);
 uint32_t hm_pool_rows_queued(const struct hm_pool *pool); /* queued or running */
 /* HM_OK: end() will come.  Otherwise it will not, and the task is untouched:
- * HM_ERR_BUSY      its queue is full, or a split task's slab cannot be had
+ * HM_ERR_BUSY      its queue is full, its client is over its share of it, or a split task's slab
+ *                  cannot be had
  * HM_ERR_TOO_BIG   more rows than the queue ever takes
  * HM_ERR_REFUSED   the deadline has passed, or is predicted to be missed: only by a trained
- *                  estimate, by a margin of a quarter, and never on the service time of a pool that
- *                  is idle (its estimate may be stale: one task is let in to renew it)
+ *                  estimate, and never on the service time of a pool that is idle (its estimate may
+ *                  be stale: one task is let in to renew it)
  * HM_ERR_INVALID   no rows
  * HM_ERR_DRAINING */
 HM_MUST_CHECK enum hm_status hm_sched_submit(struct hm_sched *sched, struct hm_task *task);
@@ -186,9 +225,10 @@ HM_MUST_CHECK enum hm_status hm_sched_submit(struct hm_sched *sched, struct hm_t
  * is queued and when its batch is back for what runs.  Nothing happens once end() has started, or
  * to a zeroed task that was never accepted: whoever holds several need not know which have ended. */
 void hm_sched_cancel(struct hm_task *task);
-/* How long `rows` submitted now to `pool` would take to be back: what runs on its lane, the rows
- * ahead in pools that are at least as urgent, and its own, at measured costs; 0: unknown yet. */
-hm_ns hm_sched_predict(const struct hm_pool *pool, uint32_t rows);
+/* How long the task would take to be back if it were submitted now: what runs on its lane, the rows
+ * that would have their turn before it, and its own, at measured costs; 0: unknown yet.  Needs pool,
+ * client, priority and row_count (0: until the next one like it could start). */
+hm_ns hm_sched_predict(const struct hm_task *task);
 /* Asserts every invariant above, between two turns of the loop; for tests and the simulator. */
 void hm_sched_check(const struct hm_sched *sched);
 
@@ -218,6 +258,7 @@ struct hm_lane { /* embedded in an implementation's own struct */
     struct hm_batch batch[HM_LANE_BATCHES_MAX + 1];
     struct hm_link ready;  /* pools with queued rows */
     struct hm_timer timer; /* the next look at the queues */
+    uint64_t turns;        /* had by its lines so far */
     struct hm_buf *reserve;
     hm_ns freed; /* when its last batch came back */
     struct hm_link link;

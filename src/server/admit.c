@@ -6,6 +6,11 @@
  * every step in them, and perhaps of some that a crash undoes, which is the safe side. */
 #include "server/internal.h"
 
+#include <string.h>
+
+_Static_assert((int)HM_CALL_PRIORITIES == (int)HM_PRIORITIES,
+               "a call names a class of the scheduler");
+
 static void part_ended(struct hm_task *task, enum hm_status status, const struct hm_rows *out)
 {
     struct hm_served_part *part = task->arg;
@@ -21,6 +26,14 @@ static void part_ended(struct hm_task *task, enum hm_status status, const struct
             hm_dedupe_remove(hosted->dedupe, &call->client, call->head.sequence);
     }
     hm_expert_server_answer(part, status, status ? NULL : out);
+}
+
+/* Turns are a node's, in all of its lives.  Ids are digests: their first bytes tell nodes apart. */
+static uint64_t client_of(const struct hm_served_call *call)
+{
+    uint64_t client;
+    memcpy(&client, hm_request_from(call->request)->byte, sizeof client);
+    return client;
 }
 
 enum hm_status hm_expert_server_admit(struct hm_served_part *part)
@@ -41,6 +54,8 @@ enum hm_status hm_expert_server_admit(struct hm_served_part *part)
     part->task = (struct hm_task){.pool = hosted->pass[call->head.pass].pool,
                                   .row_count = part->view.row_count,
                                   .out_row_bytes = hm_expert_server_out_row_bytes(part),
+                                  .client = client_of(call),
+                                  .priority = (enum hm_priority)call->head.priority,
                                   .deadline = hm_request_deadline(call->request),
                                   .end = part_ended,
                                   .arg = part};

@@ -94,8 +94,10 @@ void hm_expert_server_answer(struct hm_served_part *part, enum hm_status status,
         server->parts_coded.value += call->head.codec != HM_CODEC_NONE;
         server->rows_done += rows->count;
     } else if ((status == HM_ERR_BUSY || status == HM_ERR_REFUSED) && part->hosted) {
-        const struct hm_pool *pool = part->hosted->pass[call->head.pass].pool;
-        hm_ns wait = hm_sched_predict(pool, 0);
+        const struct hm_task next = {.pool = part->task.pool, /* of this client, and like it */
+                                     .client = part->task.client,
+                                     .priority = part->task.priority};
+        hm_ns wait = hm_sched_predict(&next);
         answer.retry_after_us = wait / HM_US > UINT32_MAX ? UINT32_MAX : (uint32_t)(wait / HM_US);
     }
     answer.timed = call->timed;

@@ -393,7 +393,7 @@ static void a_nan_in_the_last_row_of_a_split_part_steps_nothing(void **state)
 static void a_full_queue_answers_busy_at_once_and_says_when_to_come_back(void **state)
 {
     (void)state;
-    enum { CALLS = QUEUE_ROWS / 8 };
+    enum { CALLS = QUEUE_ROWS / 8 - 1 }; /* the last places are not for one client alone */
     struct raw raw[CALLS], more;
     struct flight flight;
     struct gate gate;
@@ -405,9 +405,9 @@ static void a_full_queue_answers_busy_at_once_and_says_when_to_come_back(void **
     }
     gate_shut(&gate, &swarm, "ffn.4");
     flight_start(&flight, swarm.b, swarm.peer, raw, CALLS);
-    wait_queued(&swarm, "ffn.4", HM_PASS_FORWARD, QUEUE_ROWS);
+    wait_queued(&swarm, "ffn.4", HM_PASS_FORWARD, 8 * CALLS);
     raw_init(&more, HM_PASS_FORWARD, x, NULL, 8);
-    raw_add(&more, "ffn.4", 0, 1, NULL, NULL);
+    raw_add(&more, "ffn.4", 0, 8, NULL, NULL);
     raw_add(&more, "ffn.8", 0, 1, NULL, NULL);
     raw_run(&swarm, &more); /* while the lane is held */
     assert_refused(&more, 0, HM_ERR_BUSY);

@@ -35,23 +35,27 @@ static void rows_check(const struct hm_rows *rows, size_t bytes, const struct jo
     }
 }
 
-/* FIFO: numbers grow with submits, so the rows that a pool runs are sorted by (number, row). */
+/* FIFO: numbers grow with submits, so the rows that a pool runs of one client and class are sorted by
+ * (number, row). */
 static enum hm_status bench_run(void *arg, struct hm_batch *batch)
 {
     struct bench *bench = arg;
     uint32_t rows = 0;
     for (unsigned i = 0; i < batch->piece_count; i++) {
         const struct hm_piece *piece = &batch->piece[i];
-        const struct job *job = piece->task->arg;
+        struct job *job = piece->task->arg;
+        job->ran_at = hm_loop_now(job->stage->loop);
         assert_true(job->submitted && !job->ended);
         /* What comes next; a lane that fails loses some batches before they run. */
-        bool same = job->number == bench->last_number && bench->last_end > 0;
-        uint32_t next = same ? bench->last_end : 0;
-        assert_true(job->number >= bench->last_number && piece->task_first >= next);
+        uint32_t *number = &bench->last[job->client][job->priority].number;
+        uint32_t *end = &bench->last[job->client][job->priority].end;
+        bool same = job->number == *number && *end > 0;
+        uint32_t next = same ? *end : 0;
+        assert_true(job->number >= *number && piece->task_first >= next);
         assert_true(piece->task_first == next || bench->lane_fails);
-        bench->last_number = job->number;
-        bench->last_end = piece->task_first + piece->count;
-        assert_true(bench->last_end <= piece->task->row_count);
+        *number = job->number;
+        *end = piece->task_first + piece->count;
+        assert_true(*end <= piece->task->row_count);
         assert_int_equal(piece->batch_first, rows);
         for (uint32_t k = 0; batch->out && k < piece->count; k++)
             row_write((char *)batch->out->base + (rows + (size_t)k) * bench->row_bytes,
@@ -89,6 +93,7 @@ static void job_end(struct hm_task *task, enum hm_status status, const struct hm
     if (status == HM_ERR_TIMED_OUT && task->rows_taken == 0) /* nothing ran: at once */
         assert_true(now == task->deadline);
     if (status == HM_ERR_CANCELED) assert_true(job->canceled);
+    if (status == HM_ERR_REFUSED) assert_true(task->rows_taken == 0 && now < task->deadline);
     if (job->then) job->then(job);
 }
 
@@ -111,6 +116,9 @@ enum hm_status job_submit(struct stage *stage, struct bench *bench, struct job *
     job->submitted = true;
     job->task.pool = bench->pool;
     job->task.row_count = rows;
+    assert_true(job->client < BENCH_CLIENTS_MAX);
+    job->task.client = job->client;
+    job->task.priority = job->priority;
     job->task.deadline = deadline;
     job->task.end = job_end;
     job->task.arg = job;
@@ -155,6 +163,12 @@ struct hm_lane *stage_lane(struct stage *stage, const struct hm_sim_lane_conf *c
 void stage_open(struct stage *stage, uint64_t seed, size_t buffer_bytes,
                 const struct hm_policy *policy)
 {
+    stage_open_flows(stage, seed, buffer_bytes, policy, 0);
+}
+
+void stage_open_flows(struct stage *stage, uint64_t seed, size_t buffer_bytes,
+                      const struct hm_policy *policy, unsigned flows_max)
+{
     memset(stage, 0, sizeof *stage);
     inside = 0;
     assert_ok(hm_world_create(seed, &stage->world));
@@ -167,6 +181,7 @@ void stage_open(struct stage *stage, uint64_t seed, size_t buffer_bytes,
         .metrics = &stage->metrics,
         .policy = policy,
         .pools_max = 16,
+        .flows_max = flows_max,
     };
     assert_ok(hm_sched_create(&conf, &stage->sched));
 }

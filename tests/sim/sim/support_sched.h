@@ -23,12 +23,15 @@ struct job {
     struct stage *stage;
     struct bench *bench;
     uint32_t number;
+    uint64_t client;
+    enum hm_priority priority;
     bool submitted, ended, canceled, keep;
     enum hm_status status;
-    hm_ns ended_at;
-    struct hm_rows rows; /* kept, with a reference, if `keep` */
+    hm_ns ended_at, ran_at; /* ran_at: when its last rows did */
+    struct hm_rows rows;    /* kept, with a reference, if `keep` */
     void (*then)(struct job *job);
 };
+enum { BENCH_CLIENTS_MAX = 16 };
 /* What the run function of a pool has seen. */
 struct bench {
     struct hm_pool *pool;
@@ -37,13 +40,20 @@ struct bench {
     bool lane_fails; /* some batches never get to run */
     size_t row_bytes;
     unsigned batches;
-    uint32_t rows_most, last_number, last_end; /* the row after the last one run */
+    uint32_t rows_most;
+    /* Of each client in each class: who was served last, and the row after the last one run. */
+    struct {
+        uint32_t number, end;
+    } last[BENCH_CLIENTS_MAX][HM_PRIORITIES];
     uint32_t batch_rows[64];
     uint32_t fail_every; /* batches; 0: never */
 };
 
 void stage_open(struct stage *stage, uint64_t seed, size_t buffer_bytes,
                 const struct hm_policy *policy);
+/* As stage_open, with fewer flows than there may be clients. */
+void stage_open_flows(struct stage *stage, uint64_t seed, size_t buffer_bytes,
+                      const struct hm_policy *policy, unsigned flows_max);
 void stage_drain(struct stage *stage); /* begins; stage->drained tells the end */
 /* Drains, within a virtual hour, and closes everything.  Gives the hash of the whole trace. */
 uint64_t stage_close(struct stage *stage);
@@ -52,7 +62,7 @@ struct hm_lane *stage_lane(struct stage *stage, const struct hm_sim_lane_conf *c
 /* Fills what is 0 in conf: run, arg, name, bounds that do not bind. */
 void bench_open(struct stage *stage, struct bench *bench, struct hm_lane *lane,
                 struct hm_pool_conf conf);
-/* deadline: absolute */
+/* deadline: absolute.  Of job->client (< BENCH_CLIENTS_MAX), and class job->priority. */
 enum hm_status job_submit(struct stage *stage, struct bench *bench, struct job *job,
                           uint32_t number, uint32_t rows, hm_ns deadline);
 void job_cancel(struct job *job);

@@ -1,5 +1,5 @@
-/* Refusing at submit what would be late: only on a trained estimate, by a margin, and never so that
- * the estimate cannot be renewed. */
+/* Refusing what would be late, at submit and when its turn has come: only on a trained estimate, and
+ * never so that the estimate cannot be renewed. */
 #include "support_sched.h"
 
 static struct stage stage;
@@ -32,6 +32,11 @@ static enum hm_status submit(struct bench *to, uint32_t rows, hm_ns within)
     return status;
 }
 
+static hm_ns predict(const struct bench *of, uint32_t rows)
+{
+    return hm_sched_predict(&(struct hm_task){.pool = of->pool, .row_count = rows});
+}
+
 /* One batch after another, of 10 and of 20 rows. */
 static void train(struct bench *of, unsigned batches)
 {
@@ -45,12 +50,12 @@ static void nothing_is_predicted_or_refused_before_the_cost_is_known(void **stat
 {
     (void)state;
     begin();
-    assert_int_equal(hm_sched_predict(bench[0].pool, 1), 0);
+    assert_int_equal(predict(&bench[0], 1), 0);
     train(&bench[0], 7);
-    assert_int_equal(hm_sched_predict(bench[0].pool, 1), 0);
+    assert_int_equal(predict(&bench[0], 1), 0);
     for (unsigned i = 0; i < 50; i++) assert_ok(submit(&bench[0], 20, HM_MS));
     train(&bench[0], 1);
-    assert_true(hm_sched_predict(bench[0].pool, 1) > 0);
+    assert_true(predict(&bench[0], 1) > 0);
     stage_close(&stage);
 }
 
@@ -60,27 +65,55 @@ static void a_prediction_is_the_rows_ahead_at_their_measured_cost(void **state)
     begin();
     train(&bench[0], 40);
     /* The lane's time is a line of the rows, and so is the model: 2 ms a batch, 100 us a row. */
-    assert_in_range(hm_sched_predict(bench[0].pool, 10), 2990 * HM_US, 3010 * HM_US);
-    assert_in_range(hm_sched_predict(bench[0].pool, 20), 3990 * HM_US, 4010 * HM_US);
-    assert_in_range(hm_sched_predict(bench[0].pool, 50), 10990 * HM_US, 11010 * HM_US);
+    assert_in_range(predict(&bench[0], 10), 2990 * HM_US, 3010 * HM_US);
+    assert_in_range(predict(&bench[0], 20), 3990 * HM_US, 4010 * HM_US);
+    assert_in_range(predict(&bench[0], 50), 10990 * HM_US, 11010 * HM_US);
     for (unsigned i = 0; i < 3; i++) assert_ok(submit(&bench[0], 20, HM_NS_NEVER));
-    assert_in_range(hm_sched_predict(bench[0].pool, 20), 15950 * HM_US, 16050 * HM_US);
+    assert_in_range(predict(&bench[0], 20), 15950 * HM_US, 16050 * HM_US);
     stage_run_for(&stage, HM_MS); /* one of them runs: 3 ms of it are left */
-    assert_in_range(hm_sched_predict(bench[0].pool, 20), 14950 * HM_US, 15050 * HM_US);
+    assert_in_range(predict(&bench[0], 20), 14950 * HM_US, 15050 * HM_US);
     stage_close(&stage);
 }
 
-static void what_would_be_late_by_more_than_the_margin_is_refused(void **state)
+static void what_would_be_late_is_refused_at_once(void **state)
 {
     (void)state;
     begin();
     train(&bench[0], 40);
     for (unsigned i = 0; i < 10; i++) assert_ok(submit(&bench[0], 20, HM_NS_NEVER));
     /* 44 ms are predicted. */
-    assert_status(submit(&bench[0], 20, 30 * HM_MS), HM_ERR_REFUSED);
-    assert_ok(submit(&bench[0], 20, 36 * HM_MS)); /* within a quarter: it may try */
+    assert_status(submit(&bench[0], 20, 43 * HM_MS), HM_ERR_REFUSED);
+    assert_ok(submit(&bench[0], 20, 45 * HM_MS));
     assert_ok(submit(&bench[0], 20, 60 * HM_MS));
     assert_int_equal(hm_metrics_value(&stage.metrics, "sched.refused"), 1);
+    stage_run_for(&stage, HM_S);
+    for (unsigned i = 0; i < next; i++) assert_status(job[i].status, HM_OK);
+    stage_close(&stage);
+}
+
+/* The lane turns slow after they were let in: what cannot be done any more is not begun, and what
+ * can still be done is not kept waiting by it. */
+static void what_has_become_late_is_refused_when_its_turn_comes_and_does_not_run(void **state)
+{
+    (void)state;
+    struct hm_lane *lane = begin();
+    train(&bench[0], 40);
+    struct hm_sim_lane_conf slow = {.base_ns = 30 * HM_MS};
+    hm_sim_lane_change(lane, &slow);
+    assert_ok(submit(&bench[0], 20, HM_NS_NEVER));
+    stage_run_for(&stage, HM_MS);
+    hm_sim_lane_change(lane, &cost);
+    assert_ok(submit(&bench[0], 20, 32 * HM_MS)); /* would be back after 34 ms */
+    assert_ok(submit(&bench[0], 20, 36 * HM_MS));
+    unsigned before = bench[0].batches;
+    stage_run_for(&stage, HM_S);
+    const struct job *late = &job[next - 2], *good = &job[next - 1];
+    assert_status(late->status, HM_ERR_REFUSED);
+    assert_int_equal(late->task.rows_taken, 0);
+    assert_true(late->ended_at < late->task.deadline);
+    assert_status(good->status, HM_OK);
+    assert_int_equal(bench[0].batches, before + 2);
+    assert_int_equal(hm_metrics_value(&stage.metrics, "sched.shed"), 1);
     stage_close(&stage);
 }
 
@@ -99,10 +132,10 @@ static void urgent_rows_do_not_wait_for_less_urgent_ones(void **state)
     train(&bench[0], 10);
     train(&bench[1], 10);
     for (unsigned i = 0; i < 10; i++) assert_ok(submit(&bench[1], 20, HM_NS_NEVER));
-    assert_in_range(hm_sched_predict(bench[0].pool, 20), 3900 * HM_US, 4100 * HM_US);
-    assert_in_range(hm_sched_predict(bench[1].pool, 20), 43 * HM_MS, 45 * HM_MS);
+    assert_in_range(predict(&bench[0], 20), 3900 * HM_US, 4100 * HM_US);
+    assert_in_range(predict(&bench[1], 20), 43 * HM_MS, 45 * HM_MS);
     for (unsigned i = 0; i < 10; i++) assert_ok(submit(&bench[0], 20, HM_NS_NEVER));
-    assert_in_range(hm_sched_predict(bench[1].pool, 20), 82 * HM_MS, 86 * HM_MS);
+    assert_in_range(predict(&bench[1], 20), 82 * HM_MS, 86 * HM_MS);
     stage_close(&stage);
 }
 
@@ -118,9 +151,9 @@ static void an_idle_pool_is_probed_however_bad_its_estimate(void **state)
         stage_run_for(&stage, 2 * HM_S);
     }
     hm_sim_lane_change(lane, &cost);
-    assert_true(hm_sched_predict(bench[0].pool, 20) > 900 * HM_MS);
+    assert_true(predict(&bench[0], 20) > 900 * HM_MS);
     unsigned tried = 0;
-    for (; tried < 200 && hm_sched_predict(bench[0].pool, 20) > 20 * HM_MS; tried++) {
+    for (; tried < 200 && predict(&bench[0], 20) > 20 * HM_MS; tried++) {
         assert_ok(submit(&bench[0], 20, 50 * HM_MS)); /* alone: let in */
         if (tried == 0) assert_status(submit(&bench[0], 20, 50 * HM_MS), HM_ERR_REFUSED);
         stage_run_for(&stage, 50 * HM_MS);
@@ -137,7 +170,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(nothing_is_predicted_or_refused_before_the_cost_is_known),
         cmocka_unit_test(a_prediction_is_the_rows_ahead_at_their_measured_cost),
-        cmocka_unit_test(what_would_be_late_by_more_than_the_margin_is_refused),
+        cmocka_unit_test(what_would_be_late_is_refused_at_once),
+        cmocka_unit_test(what_has_become_late_is_refused_when_its_turn_comes_and_does_not_run),
         cmocka_unit_test(a_deadline_that_has_passed_is_refused),
         cmocka_unit_test(urgent_rows_do_not_wait_for_less_urgent_ones),
         cmocka_unit_test(an_idle_pool_is_probed_however_bad_its_estimate),

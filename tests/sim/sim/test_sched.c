@@ -13,22 +13,30 @@ enum { SEEDS = 150, JOBS = 400, BENCHES_MAX = 6, LANES_MAX = 3, WORKLOAD = 77 };
 
 static unsigned choices;
 
-static bool could_run(const struct hm_pool_view *pool, hm_ns now)
+static bool could_run(const struct hm_line_view *line, hm_ns now)
 {
-    return pool->full || now >= pool->oldest + pool->batch_delay_max;
+    return line->full || now >= line->oldest + line->batch_delay_max;
 }
 
-static int watched_pick(const struct hm_pool_view *pools, unsigned count, hm_ns now, hm_ns *again)
+static bool has_aged(const struct hm_line_view *line, hm_ns now)
 {
-    int picked = hm_policy_oldest_first.pick(pools, count, now, again);
+    hm_ns since = line->picked > line->oldest ? line->picked : line->oldest;
+    return now - since >= line->priority * HM_AGING_NS;
+}
+
+/* Who has aged and could run sees each other line go before it once at most: only one whose last
+ * turn is longer ago. */
+static int watched_pick(const struct hm_line_view *lines, unsigned count, hm_ns now, hm_ns *again)
+{
+    int picked = hm_policy_in_turn.pick(lines, count, now, again);
     for (unsigned i = 0; i < count; i++) {
-        assert_true(pools[i].rows > 0 && pools[i].oldest <= now);
-        assert_true(pools[i].earliest_deadline > 0);
+        assert_true(lines[i].rows > 0 && lines[i].oldest <= now);
+        assert_true(lines[i].earliest_deadline > 0);
         if (picked < 0) /* whoever waits is looked at again in time */
-            assert_true(!could_run(&pools[i], now) && *again > now &&
-                        *again <= pools[i].oldest + pools[i].batch_delay_max);
-        else if (could_run(&pools[i], now))
-            assert_true(pools[picked].oldest < pools[i].oldest + HM_PRIORITIES * HM_AGING_NS);
+            assert_true(!could_run(&lines[i], now) && *again > now &&
+                        *again <= lines[i].oldest + lines[i].batch_delay_max);
+        else if (could_run(&lines[i], now) && has_aged(&lines[i], now))
+            assert_true(lines[picked].turn <= lines[i].turn);
     }
     choices++;
     return picked;
@@ -49,7 +57,7 @@ struct load {
     struct job job[JOBS];
     struct hm_timer arrival, release[JOBS], cancel[JOBS];
     hm_ns gap_max, deadline_max;
-    unsigned cancel_percent, keep_percent, endless_percent;
+    unsigned cancel_percent, keep_percent, endless_percent, clients;
 };
 static struct load load;
 
@@ -93,6 +101,8 @@ static void submit_one(struct job *job)
     if (below(100) >= load.endless_percent) deadline = now + below(load.deadline_max);
     job->keep = below(100) < load.keep_percent;
     job->then = on_end;
+    job->client = below(load.clients);
+    job->priority = below(3) ? HM_PRIORITY_INFERENCE : (enum hm_priority)below(HM_PRIORITIES);
     enum hm_status status =
         job_submit(&load.stage, bench, job, (uint32_t)(job - load.job), rows, deadline);
     hm_world_trace(load.stage.world, "submit", rows, (uint64_t)(int64_t)status);
@@ -145,6 +155,7 @@ static void lanes_and_benches(void)
             .out_row_bytes = row_bytes[below(HM_COUNT_OF(row_bytes))],
         };
         conf.queue_rows_max = conf.batch_rows_max * (1 + (uint32_t)below(20));
+        if (below(2)) conf.batch_rows_preferred = 1 + (uint32_t)below(conf.batch_rows_max);
         load.bench[i].fail_every = below(4) ? 0 : 1 + (uint32_t)below(20);
         unsigned on = (unsigned)below(lanes);
         load.bench[i].lane_fails = fails[on];
@@ -171,6 +182,7 @@ static uint64_t run_seed(uint64_t seed)
     load.cancel_percent = below(2) ? 0 : (unsigned)below(30);
     load.keep_percent = (unsigned)below(100);
     load.endless_percent = (unsigned)below(100);
+    load.clients = 1 + (unsigned)below(below(2) ? 3 : BENCH_CLIENTS_MAX);
     load.arrival = (struct hm_timer){.cb = on_arrival};
     hm_timer_start(load.stage.loop, &load.arrival, 0);
     while (load.next < JOBS) {
