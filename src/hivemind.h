@@ -37,6 +37,9 @@ struct hm_node_options {
     const char *swarm; /* the swarm's public name; NULL: the join line's, or none */
     size_t memory_bytes_max; /* of message buffers, 16 MiB or more; 0: 2 GiB */
     int join_timeout_ms;     /* 0: 10,000 */
+    /* How urgent its calls say that they are: "inference" (or NULL), "training", "background".  A
+     * server's own order of forwards and backwards can only be lowered by it. */
+    const char *priority;
     /* The fast path (UCX) to nodes that have the same key: "auto", or the devices that it may use
      * ("mlx5_0:1,eth1"); NULL or "none": none.  Where the module is missing, "auto" goes on without
      * it; with devices or fabric_tcp that is an error. */
@@ -149,8 +152,11 @@ struct hm_server; /* wraps the runtime (pools, lanes) and announces its experts 
 struct hm_server_options {
     const char *device;                      /* NULL: "auto" */
     uint32_t batch_rows_max, queue_rows_max; /* 0: 2,048 and 65,536 */
-    int save_interval_ms;                    /* 0: at exit only; needs the node's state_dir */
-    unsigned lane_threads;                   /* 0: all that the lane's place has */
+    /* A lane that is free waits so long for batch_rows_preferred rows (0: for a full batch). */
+    uint32_t batch_delay_max_us, batch_rows_preferred; /* 0: it does not wait */
+    int equal_passes;      /* forwards and backwards take turns; else forwards go first */
+    int save_interval_ms;  /* 0: at exit only; needs the node's state_dir */
+    unsigned lane_threads; /* 0: all that the lane's place has */
 };
 struct hm_expert_options {
     const char *kind; /* "ffn", "nop", "nop_delay"; NULL: "ffn" */

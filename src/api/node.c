@@ -74,6 +74,15 @@ static enum hm_status read_options(struct hm_node *node)
     if (options->memory_bytes_max > 0 && options->memory_bytes_max < memory_bytes_min)
         return hm_fail(HM_ERR_INVALID, "memory_bytes_max is %zu; give %zu or more, or 0",
                        options->memory_bytes_max, memory_bytes_min);
+    static const char *const classes[HM_PRIORITIES] = {"inference", "training", "background"};
+    node->priority = HM_PRIORITIES;
+    for (unsigned i = 0; i < HM_PRIORITIES; i++)
+        if (strcmp(options->priority ? options->priority : classes[0], classes[i]) == 0)
+            node->priority = (uint8_t)i;
+    if (node->priority == HM_PRIORITIES)
+        return hm_fail(HM_ERR_INVALID,
+                       "'%.100s' is no priority; it can be inference, training or background",
+                       options->priority);
     if (options->join) {
         enum hm_status status = hm_join_parse(options->join, &node->join);
         if (status) return status;
@@ -158,7 +167,7 @@ static void open_on_loop(struct hm_wait *wait, void *arg)
     if (status) goto done;
     struct hm_dispatch_conf dispatch = {.rpc = node->rpc,
                                         .directory = node->directory,
-                                        .priority = HM_PRIORITY_TRAINING,
+                                        .priority = node->priority,
                                         .metrics = &node->metrics};
     status = hm_dispatch_create(&dispatch, &node->dispatch);
 done:

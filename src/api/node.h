@@ -13,6 +13,7 @@
 
 struct hm_node {
     struct hm_node_options options;
+    uint8_t priority; /* enum hm_priority, of its calls */
     char *state_dir; /* NULL: ephemeral */
     int lock_fd;
     struct hm_join join; /* count 0: a new swarm */

@@ -72,6 +72,9 @@ int hm_server_open(struct hm_node *node, const struct hm_server_options *options
         .checkpoint_dir = server->checkpoint_dir,
         .batch_rows_max = options->batch_rows_max ? options->batch_rows_max : 2048,
         .queue_rows_max = options->queue_rows_max ? options->queue_rows_max : 65536,
+        .batch_delay_max = options->batch_delay_max_us * HM_US,
+        .batch_rows_preferred = options->batch_rows_preferred,
+        .equal_passes = options->equal_passes,
         .calls_max = CALLS_MAX,
         .experts_max = EXPERTS_MAX,
         .save_interval =

@@ -34,6 +34,7 @@ struct cli_node_conf {
     bool new_swarm;
     const char *fabric, *fabric_key; /* key: the file's name */
     bool fabric_tcp, fabric_public;
+    const char *priority;         /* no option of its own: see train.h */
     const uint8_t *fabric_secret; /* no option: a launch's own key, where no file is given */
 };
 extern const struct hm_option

@@ -175,6 +175,7 @@ static enum hm_status open_node(struct swarm *s, const char *join)
     struct launch *launch = &s->launch;
     bool hosts = launch->mine.role == LAUNCH_SERVER;
     s->node_conf.join = join;
+    s->node_conf.priority = hosts ? NULL : s->train.priority;
     s->node_conf.fabric_secret =
         launch_leads(launch) ? launch->mine.fabric_key : launch->card[launch->server[0]].fabric_key;
     s->node_conf.new_swarm = hosts && !join;

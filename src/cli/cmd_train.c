@@ -27,6 +27,7 @@ int cli_train(int argc, char **argv)
     hm_options_add(&options, "Node", cli_join_options, cli_join_option_count, &node_conf);
     hm_options_add(&options, "Training", train_options, train_option_count, &conf);
     int code = cli_parse(&options, usage, argc, argv);
+    node_conf.priority = conf.priority;
     if (code == CLI_GO_ON) code = train_prepare(&conf, &training);
     if (code == CLI_GO_ON) code = cli_node_open(&node_conf, false, &node);
     if (code == CLI_GO_ON) code = cli_stop_start(node, &stop);

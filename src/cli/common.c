@@ -198,6 +198,7 @@ enum hm_status cli_node_try(const struct cli_node_conf *conf, bool hosts, struct
                                       .swarm = conf->swarm,
                                       .memory_bytes_max = conf->memory_bytes,
                                       .join_timeout_ms = (int)(conf->join_timeout / HM_MS),
+                                      .priority = conf->priority,
                                       .fabric = conf->fabric,
                                       .fabric_key = conf->fabric_key ? key : conf->fabric_secret,
                                       .fabric_tcp = conf->fabric_tcp,

@@ -36,6 +36,15 @@ const struct hm_option serve_options[] = {
      AT(lane_threads), 0, 1024},
     {"batch-rows-max", HM_OPTION_U32, "2048", "ROWS", "never run more rows at once",
      AT(batch_rows_max), 1, 1 << 20},
+    {"batch-delay-max", HM_OPTION_DURATION, NULL, "TIME",
+     "a lane that is free waits so long for more rows; none given: not at all", AT(batch_delay_max),
+     0, 60},
+    {"batch-rows-preferred", HM_OPTION_U32, NULL, "ROWS",
+     "a batch of so many does not wait; none given: a full one (with --batch-delay-max)",
+     AT(batch_rows_preferred), 1, 1 << 20},
+    {"inference-first", HM_OPTION_BOOL, "true", NULL,
+     "forwards before backwards, which move on all the same; with --no-inference-first in turn",
+     AT(inference_first), 0, 0},
     {"queue-rows-max", HM_OPTION_U32, "65536", "ROWS",
      "an expert's queue; over it callers are told BUSY", AT(queue_rows_max), 1, 1 << 30},
     {"save-interval", HM_OPTION_DURATION, "60s", "TIME",
@@ -128,6 +137,14 @@ enum hm_status serve_check(const struct serve_conf *conf)
         return hm_fail(HM_ERR_INVALID, sleeps ? "--kind nop_delay needs the time that a batch "
                                                 "takes: --delay 2ms"
                                               : "--delay belongs to --kind nop_delay");
+    if (conf->batch_rows_preferred > conf->batch_rows_max)
+        return hm_fail(HM_ERR_INVALID,
+                       "--batch-rows-preferred %u is more than a batch (--batch-rows-max %u)",
+                       conf->batch_rows_preferred, conf->batch_rows_max);
+    if (conf->batch_rows_preferred > 0 && conf->batch_delay_max == 0)
+        return hm_fail(HM_ERR_INVALID,
+                       "--batch-rows-preferred says when a batch does not wait; let it "
+                       "wait with --batch-delay-max 1ms");
     if (conf->queue_rows_max < conf->batch_rows_max)
         return hm_fail(HM_ERR_INVALID,
                        "--queue-rows-max %u is less than one batch (--batch-rows-max %u)",
@@ -178,6 +195,10 @@ int serve_start(struct hm_node *node, const struct serve_conf *conf, struct hm_s
     struct hm_server_options options = {.device = conf->device,
                                         .batch_rows_max = conf->batch_rows_max,
                                         .queue_rows_max = conf->queue_rows_max,
+                                        .batch_delay_max_us =
+                                            (uint32_t)(conf->batch_delay_max / HM_US),
+                                        .batch_rows_preferred = conf->batch_rows_preferred,
+                                        .equal_passes = !conf->inference_first,
                                         .save_interval_ms = (int)(conf->save_interval / HM_MS),
                                         .lane_threads = conf->lane_threads};
     enum hm_status status = hm_server_open(node, &options, &server);

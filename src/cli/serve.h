@@ -6,10 +6,11 @@
 
 struct serve_conf {
     const char *experts, *share, *kind, *optimizer, *device;
-    uint32_t hidden, batch_rows_max, queue_rows_max, lane_threads;
+    uint32_t hidden, batch_rows_max, batch_rows_preferred, queue_rows_max, lane_threads;
     float rate, clip_norm, weight_decay;
     uint64_t seed;
-    hm_ns save_interval, drain_timeout, delay;
+    hm_ns save_interval, drain_timeout, delay, batch_delay_max;
+    bool inference_first;
     bool json;
     /* No options: what a swarm's launch adds. */
     unsigned share_place, share_count; /* count 0: as `share` says */

@@ -46,6 +46,10 @@ const struct hm_option train_options[] = {
      "wait for the rest once k-min have answered", AT(timeout_after_k_min), 0.001, 600},
     {"failures-max", HM_OPTION_U32, "20", "COUNT", "give up after so many failed steps in a row",
      AT(failures_max), 1, 1e6},
+    {"priority", HM_OPTION_STRING, "training", "NAME",
+     "of its calls: inference, training or background; servers never take it for more than they "
+     "allow",
+     AT(priority), 0, 0},
     {"events", HM_OPTION_STRING, NULL, "FILE", "write a line of JSON a step into a new file",
      AT(events), 0, 0},
     {"json", HM_OPTION_BOOL, "false", NULL, "the result as one line of JSON", AT(json), 0, 0},

@@ -247,7 +247,9 @@ static enum hm_status pool_create(struct hm_hosted *hosted, enum hm_pass pass)
                                 .queue_rows_max = conf->queue_rows_max,
                                 .queue_tasks_max = conf->calls_max * 2,
                                 .batch_delay_max = conf->batch_delay_max,
-                                .priority = forward ? HM_PRIORITY_INFERENCE : HM_PRIORITY_TRAINING,
+                                .batch_rows_preferred = conf->batch_rows_preferred,
+                                .priority = forward || conf->equal_passes ? HM_PRIORITY_INFERENCE
+                                                                          : HM_PRIORITY_TRAINING,
                                 .out_row_bytes = row_bytes,
                                 .run = hm_expert_server_run_batch,
                                 .arg = served};

@@ -32,7 +32,9 @@ struct hm_expert_server_conf {
     uint32_t experts_max;
     uint64_t codecs; /* a set (tensor/codec.h), none always in it; 0: all */
     hm_ns batch_delay_max;
-    hm_ns save_interval;    /* 0: at exit only */
+    uint32_t batch_rows_preferred;
+    bool equal_passes;   /* forwards and backwards are one class; else forwards are more urgent */
+    hm_ns save_interval; /* 0: at exit only */
     hm_ns declare_interval; /* 0: 30 s; server records live twice as long */
 };
 HM_MUST_CHECK enum hm_status hm_expert_server_create(const struct hm_expert_server_conf *conf,

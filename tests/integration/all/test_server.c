@@ -469,6 +469,34 @@ static void a_cancelled_calls_parts_never_run(void **state)
     assert_int_equal(steps(&swarm, "ffn.5"), 0);
 }
 
+/* Steps tell the order: each of these fills a batch. */
+static void a_call_that_says_it_is_less_urgent_goes_after_others(void **state)
+{
+    (void)state;
+    static const uint8_t priority[3] = {HM_PRIORITY_BACKGROUND, HM_PRIORITY_TRAINING,
+                                        HM_PRIORITY_INFERENCE};
+    struct raw raw[3];
+    struct flight flight[3];
+    struct gate gate;
+    gate_shut(&gate, &swarm, "ffn.7");
+    for (unsigned i = 0; i < 3; i++) {
+        raw_init(&raw[i], HM_PASS_BACKWARD, x, dy, BATCH_ROWS);
+        raw[i].head.priority = priority[i];
+        raw_add(&raw[i], "ffn.7", 0, BATCH_ROWS, NULL, NULL);
+        flight_start(&flight[i], swarm.b, swarm.peer, &raw[i], 1);
+        wait_queued(&swarm, "ffn.7", HM_PASS_BACKWARD, (i + 1) * BATCH_ROWS);
+    }
+    gate_open(&gate);
+    for (unsigned i = 0; i < 3; i++) {
+        flight_wait(&flight[i]);
+        assert_ok(raw[i].answer[0].status);
+    }
+    /* The last one asks for more than a backward is given: it goes in its turn. */
+    assert_true(raw[1].answer[0].head.step < raw[2].answer[0].head.step);
+    assert_true(raw[2].answer[0].head.step < raw[0].answer[0].head.step);
+    for (unsigned i = 0; i < 3; i++) raw_fini(&raw[i]);
+}
+
 static void a_timed_call_is_told_where_its_time_went(void **state)
 {
     (void)state;
@@ -520,6 +548,7 @@ int main(void)
         cmocka_unit_test(a_full_queue_answers_busy_at_once_and_says_when_to_come_back),
         cmocka_unit_test(a_call_ends_at_its_deadline_and_its_parts_never_run),
         cmocka_unit_test(a_cancelled_calls_parts_never_run),
+        cmocka_unit_test(a_call_that_says_it_is_less_urgent_goes_after_others),
         cmocka_unit_test(a_timed_call_is_told_where_its_time_went),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
