@@ -42,9 +42,9 @@ const struct hm_option serve_options[] = {
     {"batch-rows-preferred", HM_OPTION_U32, NULL, "ROWS",
      "a batch of so many does not wait; none given: a full one (with --batch-delay-max)",
      AT(batch_rows_preferred), 1, 1 << 20},
-    {"inference-first", HM_OPTION_BOOL, "true", NULL,
-     "forwards before backwards, which move on all the same; with --no-inference-first in turn",
-     AT(inference_first), 0, 0},
+    {"equal-passes", HM_OPTION_BOOL, "false", NULL,
+     "forwards and backwards in turn; else forwards go first, and backwards move on all the same",
+     AT(equal_passes), 0, 0},
     {"queue-rows-max", HM_OPTION_U32, "65536", "ROWS",
      "an expert's queue; over it callers are told BUSY", AT(queue_rows_max), 1, 1 << 30},
     {"save-interval", HM_OPTION_DURATION, "60s", "TIME",
@@ -198,7 +198,7 @@ int serve_start(struct hm_node *node, const struct serve_conf *conf, struct hm_s
                                         .batch_delay_max_us =
                                             (uint32_t)(conf->batch_delay_max / HM_US),
                                         .batch_rows_preferred = conf->batch_rows_preferred,
-                                        .equal_passes = !conf->inference_first,
+                                        .equal_passes = conf->equal_passes,
                                         .save_interval_ms = (int)(conf->save_interval / HM_MS),
                                         .lane_threads = conf->lane_threads};
     enum hm_status status = hm_server_open(node, &options, &server);

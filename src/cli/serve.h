@@ -10,7 +10,7 @@ struct serve_conf {
     float rate, clip_norm, weight_decay;
     uint64_t seed;
     hm_ns save_interval, drain_timeout, delay, batch_delay_max;
-    bool inference_first;
+    bool equal_passes;
     bool json;
     /* No options: what a swarm's launch adds. */
     unsigned share_place, share_count; /* count 0: as `share` says */
