@@ -104,6 +104,10 @@ function(hm_perf_programs)
     if(stem MATCHES "^raw_ucx_")
       target_link_libraries(perf-${stem} PRIVATE PkgConfig::UCX)
     endif()
+    if(stem STREQUAL "raw_ffn") # a limit is compiled for this very machine, in every build type
+      target_link_libraries(perf-${stem} PRIVATE OpenMP::OpenMP_C)
+      target_compile_options(perf-${stem} PRIVATE -O3 -march=native -fno-math-errno -fno-trapping-math)
+    endif()
   endforeach()
 endfunction()
 
