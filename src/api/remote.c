@@ -254,11 +254,11 @@ int hm_remote_mixture_choose(struct hm_remote_mixture *mixture, const struct hm_
 
     struct choose_op op = {.mixture = mixture, .logits = hm_matrix_f32(logits, rows, columns)};
     struct hm_tensor flat = hm_matrix_f32(array->data, rows, hidden);
-    struct hm_tensor w = hm_matrix_f32(mixture->gate->parameter, columns, hidden);
+    const struct hm_weights w = hm_weights_dense(mixture->gate->parameter, columns, hidden);
     struct hm_tensor bias =
         hm_matrix_f32(mixture->gate->parameter + (size_t)columns * hidden, 1, columns);
-    status = mixture->node->device->ops->linear(mixture->stream, &flat, &w, &bias, HM_ACT_NONE,
-                                                &op.logits);
+    const struct hm_epilogue epilogue = {.bias = &bias};
+    status = mixture->node->device->ops->linear(mixture->stream, &flat, &w, &epilogue, &op.logits);
     if (!status) status = mixture->node->device->ops->sync(mixture->stream);
     if (status) goto free_logits;
     hm_mixture_op_init(mixture->mixture, &op.op);

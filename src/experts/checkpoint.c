@@ -26,6 +26,8 @@ enum { PATH_BYTES = 4096, GENERATIONS_KEPT = 2, GENERATIONS_MAX = 64 };
 struct hm_snapshot {
     char uid[HM_EXPERT_UID_BYTES];
     struct hm_plan plan;
+    struct hm_parameter_place places[HM_PARAMETERS_MAX];
+    size_t array_elements;
     struct hm_checkpoint_view view;
 };
 
@@ -37,19 +39,22 @@ enum hm_status hm_snapshot_create(const struct hm_expert *expert, struct hm_snap
     const struct hm_optimizer *optimizer = hm_expert_optimizer(expert);
     snprintf(snapshot->uid, sizeof(snapshot->uid), "%s", hm_expert_uid(expert));
     snapshot->plan = *hm_expert_plan(expert);
+    memcpy(snapshot->places, hm_expert_places(expert),
+           snapshot->plan.parameter_count * sizeof *snapshot->places);
+    snapshot->array_elements = hm_expert_array_elements(expert);
     struct hm_checkpoint_view *view = &snapshot->view;
     *view = (struct hm_checkpoint_view){.uid = snapshot->uid,
                                         .kind = conf->kind,
                                         .optimizer = optimizer->name,
                                         .hidden = conf->hidden,
+                                        .dtype = conf->dtype,
                                         .plan = &snapshot->plan,
+                                        .places = snapshot->places,
                                         .slot_count = hm_expert_slot_count(expert)};
-    size_t bytes = snapshot->plan.parameter_elements * sizeof(float) + 1; /* nop has none */
-    bool ok = (view->parameters = malloc(bytes));
-    for (unsigned i = 0; i < view->slot_count && ok; i++) {
-        view->slot_name[i] = optimizer->slot_name[i];
-        ok = (view->slot[i] = malloc(bytes));
-    }
+    size_t bytes = snapshot->array_elements * sizeof(float) + 1; /* nop has none */
+    bool ok = true;
+    for (unsigned i = 0; i < view->slot_count; i++) view->slot_name[i] = optimizer->slot_name[i];
+    for (unsigned i = 0; i <= view->slot_count && ok; i++) ok = (view->array[i] = malloc(bytes));
     if (!ok) {
         hm_snapshot_destroy(snapshot);
         return HM_ERR_NO_MEMORY;
@@ -61,18 +66,16 @@ enum hm_status hm_snapshot_create(const struct hm_expert *expert, struct hm_snap
 void hm_snapshot_destroy(struct hm_snapshot *snapshot)
 {
     if (!snapshot) return;
-    free(snapshot->view.parameters);
-    for (unsigned i = 0; i < snapshot->view.slot_count; i++) free(snapshot->view.slot[i]);
+    for (unsigned i = 0; i <= snapshot->view.slot_count; i++) free(snapshot->view.array[i]);
     free(snapshot->view.dedupe);
     free(snapshot);
 }
 
 enum hm_status hm_snapshot_take(struct hm_snapshot *snapshot, struct hm_expert *expert)
 {
-    size_t bytes = snapshot->plan.parameter_elements * sizeof(float);
-    if (bytes > 0) memcpy(snapshot->view.parameters, hm_expert_parameters(expert), bytes);
-    for (unsigned i = 0; i < snapshot->view.slot_count && bytes > 0; i++)
-        memcpy(snapshot->view.slot[i], hm_expert_slot(expert, i), bytes);
+    size_t bytes = snapshot->array_elements * sizeof(float);
+    for (unsigned i = 0; i <= snapshot->view.slot_count && bytes > 0; i++)
+        memcpy(snapshot->view.array[i], hm_expert_array(expert, i), bytes);
     snapshot->view.step = hm_expert_step(expert);
     return HM_OK;
 }
@@ -215,18 +218,20 @@ enum hm_status hm_checkpoint_load(const char *dir, struct hm_expert *expert, voi
                                       .optimizer = optimizer->name,
                                       .hidden = conf->hidden,
                                       .plan = hm_expert_plan(expert),
-                                      .slot_count = hm_expert_slot_count(expert),
-                                      .parameters = hm_expert_parameters(expert)};
-    for (unsigned i = 0; i < view.slot_count; i++) {
-        view.slot_name[i] = optimizer->slot_name[i];
-        view.slot[i] = hm_expert_slot(expert, i);
-    }
+                                      .places = hm_expert_places(expert),
+                                      .slot_count = hm_expert_slot_count(expert)};
+    for (unsigned i = 0; i < view.slot_count; i++) view.slot_name[i] = optimizer->slot_name[i];
+    for (unsigned i = 0; i <= view.slot_count; i++) view.array[i] = hm_expert_array(expert, i);
     for (unsigned i = 0; i < count; i++) {
         generation_name(name, sizeof(name), step[i]);
         snprintf(path, sizeof(path), "%s/%s", folder, name);
         enum hm_status status = hm_checkpoint_file_read(path, &view);
         if (!status) {
-            hm_expert_set_step(expert, view.step);
+            status = hm_expert_loaded(expert, view.step);
+            if (status) {
+                free(view.dedupe);
+                return status;
+            }
             *dedupe = view.dedupe;
             *dedupe_bytes = view.dedupe_bytes;
             return HM_OK;

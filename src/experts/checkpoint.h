@@ -4,7 +4,7 @@
  *   <dir>/<uid>/step-00000000000000000120.h5      written aside (.tmp), checked, fsynced, renamed, folder fsynced
  *   <dir>/<uid>/manifest.json                     {"format":1,"newest":"step-….h5","step":120}; rebuilt if damaged
  *
- * In the file: attributes format, uid, kind, hidden, optimizer, step, digest; group parameters/ (by
+ * In the file: attributes format, uid, kind, hidden, optimizer, dtype, step, digest; group parameters/ (by
  * name), group slots/<slot name>/ (by parameter name), dataset dedupe (bytes).  Readable with h5py.
  * The digest is XXH3-128 over names, shapes and bytes in order: HDF5's own checksums cover only
  * chunks.

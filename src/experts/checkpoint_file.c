@@ -1,16 +1,19 @@
 /* experts/checkpoint_file.c - the HDF5 side of checkpoints.
  *
- *   /            attributes format, uid, kind, hidden, optimizer, step, digest
+ *   /            attributes format, uid, kind, hidden, optimizer, dtype, step, digest
  *   /parameters  one dataset a parameter tensor, by its PyTorch name
  *   /slots/NAME  likewise, for every optimizer slot
  *   /dedupe      bytes
  *
  * The digest (XXH3, 128 bits, as 32 hexadecimal digits) covers uid, kind, optimizer, hidden, step,
  * then names and bytes of every tensor in plan order, then dedupe: HDF5's own checksums would cover
- * chunks only, and contiguous data writes faster.  HDF5's library is not thread-safe as Debian
+ * chunks only, and contiguous data writes faster.  Tensors are dense in the file, and on their way
+ * between it and the arrays they stand in a buffer for one.  dtype is information: what is stored is
+ * f32 in either case, and an expert may go on in the other one.  HDF5's library is not thread-safe as Debian
  * builds it, and keeps global state: one thread at a time (checkpoint.h). */
 #include "experts/checkpoint_file.h"
 
+#include "base/assert.h"
 #include "experts/checkpoint.h"
 
 #include <errno.h>
@@ -24,21 +27,42 @@
 
 enum { DIGEST_TEXT_BYTES = 33, TEXT_BYTES = 160, DEDUPE_BYTES_MAX = 64 << 20 };
 
+/* ---- a buffer for one tensor ------------------------------------------------------------------ */
+
+static uint64_t tensor_elements(const struct hm_parameter *parameter)
+{
+    uint64_t elements = 0;
+    enum hm_status status = hm_shape_elements(&parameter->shape, &elements);
+    HM_ASSERT(status == HM_OK); /* the plan is ours */
+    return elements;
+}
+
+/* For the largest one; the caller frees it. */
+static float *dense_buffer(const struct hm_plan *plan)
+{
+    uint64_t largest = 1; /* nop has none */
+    for (unsigned i = 0; i < plan->parameter_count; i++) {
+        uint64_t elements = tensor_elements(&plan->parameter[i]);
+        largest = elements > largest ? elements : largest;
+    }
+    return malloc(largest * sizeof(float));
+}
+
 /* ---- digest ---------------------------------------------------------------------------------- */
 
-static void digest_tensors(XXH3_state_t *state, const struct hm_plan *plan, const float *base)
+static void digest_tensors(XXH3_state_t *state, const struct hm_checkpoint_view *view,
+                           unsigned array, float *dense)
 {
-    for (unsigned i = 0; i < plan->parameter_count; i++) {
-        const struct hm_parameter *parameter = &plan->parameter[i];
-        uint64_t elements = 1;
-        for (unsigned d = 0; d < parameter->shape.dim_count; d++)
-            elements *= parameter->shape.dim[d];
+    for (unsigned i = 0; i < view->plan->parameter_count; i++) {
+        const struct hm_parameter *parameter = &view->plan->parameter[i];
+        hm_parameter_get(&view->places[i], parameter, view->array[array], dense);
         XXH3_128bits_update(state, parameter->name, strlen(parameter->name) + 1);
-        XXH3_128bits_update(state, base + parameter->offset, elements * sizeof(float));
+        XXH3_128bits_update(state, dense, tensor_elements(parameter) * sizeof(float));
     }
 }
 
-static enum hm_status digest(const struct hm_checkpoint_view *view, char text[DIGEST_TEXT_BYTES])
+static enum hm_status digest(const struct hm_checkpoint_view *view, float *dense,
+                             char text[DIGEST_TEXT_BYTES])
 {
     XXH3_state_t *state = XXH3_createState();
     if (!state) return HM_ERR_NO_MEMORY;
@@ -48,9 +72,7 @@ static enum hm_status digest(const struct hm_checkpoint_view *view, char text[DI
     XXH3_128bits_update(state, view->optimizer, strlen(view->optimizer) + 1);
     XXH3_128bits_update(state, &view->hidden, sizeof(view->hidden));
     XXH3_128bits_update(state, &view->step, sizeof(view->step));
-    digest_tensors(state, view->plan, view->parameters);
-    for (unsigned i = 0; i < view->slot_count; i++)
-        digest_tensors(state, view->plan, view->slot[i]);
+    for (unsigned i = 0; i <= view->slot_count; i++) digest_tensors(state, view, i, dense);
     XXH3_128bits_update(state, view->dedupe, view->dedupe_bytes);
     XXH128_hash_t hash = XXH3_128bits_digest(state);
     XXH3_freeState(state);
@@ -97,34 +119,37 @@ static bool write_data(hid_t at, const char *name, hid_t stored, hid_t native, c
     return ok;
 }
 
-static bool write_tensors(hid_t file, const char *group_name, const struct hm_plan *plan,
-                          const float *base)
+static bool write_tensors(hid_t at, const char *group_name, const struct hm_checkpoint_view *view,
+                          unsigned array, float *dense)
 {
-    hid_t group = H5Gcreate2(file, group_name, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT);
+    hid_t group = H5Gcreate2(at, group_name, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT);
     bool ok = group >= 0;
-    for (unsigned i = 0; ok && i < plan->parameter_count; i++) {
-        const struct hm_parameter *parameter = &plan->parameter[i];
+    for (unsigned i = 0; ok && i < view->plan->parameter_count; i++) {
+        const struct hm_parameter *parameter = &view->plan->parameter[i];
         hsize_t dim[HM_DIMS_MAX];
         for (unsigned d = 0; d < parameter->shape.dim_count; d++) dim[d] = parameter->shape.dim[d];
+        hm_parameter_get(&view->places[i], parameter, view->array[array], dense);
         ok = write_data(group, parameter->name, H5T_IEEE_F32LE, H5T_NATIVE_FLOAT, dim,
-                        parameter->shape.dim_count, base + parameter->offset);
+                        parameter->shape.dim_count, dense);
     }
     if (group >= 0) ok = H5Gclose(group) >= 0 && ok;
     return ok;
 }
 
-static bool write_all(hid_t file, const struct hm_checkpoint_view *view, const char *digest_text)
+static bool write_all(hid_t file, const struct hm_checkpoint_view *view, const char *digest_text,
+                      float *dense)
 {
     bool ok = write_number(file, "format", HM_CHECKPOINT_FORMAT) &&
               write_text(file, "uid", view->uid) && write_text(file, "kind", view->kind) &&
               write_text(file, "optimizer", view->optimizer) &&
               write_number(file, "hidden", view->hidden) &&
+              write_text(file, "dtype", hm_dtype_name(view->dtype)) &&
               write_number(file, "step", view->step) && write_text(file, "digest", digest_text) &&
-              write_tensors(file, "parameters", view->plan, view->parameters);
+              write_tensors(file, "parameters", view, 0, dense);
     hid_t slots = ok ? H5Gcreate2(file, "slots", H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT) : -1;
     ok = slots >= 0;
     for (unsigned i = 0; ok && i < view->slot_count; i++)
-        ok = write_tensors(slots, view->slot_name[i], view->plan, view->slot[i]);
+        ok = write_tensors(slots, view->slot_name[i], view, 1 + i, dense);
     if (slots >= 0) ok = H5Gclose(slots) >= 0 && ok;
     hsize_t bytes = view->dedupe_bytes;
     return ok &&
@@ -152,10 +177,11 @@ static bool write_file(const char *path, const char *bytes, size_t byte_count)
 /* The file is made in memory and written by us: HDF5 1.10 cannot close a file that a full disk has
  * cut short, holds it for ever and crashes at exit.  The in-memory driver gives its buffer as its
  * handle, so there is no further copy. */
-enum hm_status hm_checkpoint_file_write(const char *path, const struct hm_checkpoint_view *view)
+static enum hm_status write_image(const char *path, const struct hm_checkpoint_view *view,
+                                  float *dense)
 {
     char text[DIGEST_TEXT_BYTES];
-    enum hm_status status = digest(view, text);
+    enum hm_status status = digest(view, dense, text);
     if (status) return status;
     size_t data_bytes = view->plan->parameter_elements * sizeof(float) * (1 + view->slot_count);
     H5Eset_auto2(H5E_DEFAULT, NULL, NULL); /* its stack dumps are nothing for users */
@@ -166,8 +192,8 @@ enum hm_status hm_checkpoint_file_write(const char *path, const struct hm_checkp
     errno = 0;
     if (access >= 0 && H5Pset_fapl_core(access, data_bytes + (1 << 20), false) >= 0)
         file = H5Fcreate(path, H5F_ACC_TRUNC, H5P_DEFAULT, access);
-    bool ok = file >= 0 && write_all(file, view, text) && H5Fflush(file, H5F_SCOPE_GLOBAL) >= 0 &&
-              H5Fget_filesize(file, &bytes) >= 0 &&
+    bool ok = file >= 0 && write_all(file, view, text, dense) &&
+              H5Fflush(file, H5F_SCOPE_GLOBAL) >= 0 && H5Fget_filesize(file, &bytes) >= 0 &&
               H5Fget_vfd_handle(file, access, (void **)&image) >= 0 &&
               write_file(path, *image, bytes);
     int error = errno;
@@ -178,6 +204,14 @@ enum hm_status hm_checkpoint_file_write(const char *path, const struct hm_checkp
         HM_ERR_STORAGE,
         "cannot write the checkpoint %s (%s); is the disk full, or the folder not ours to write?",
         path, error ? strerror(error) : "HDF5 failed");
+}
+
+enum hm_status hm_checkpoint_file_write(const char *path, const struct hm_checkpoint_view *view)
+{
+    float *dense = dense_buffer(view->plan);
+    enum hm_status status = dense ? write_image(path, view, dense) : HM_ERR_NO_MEMORY;
+    free(dense);
+    return status;
 }
 
 /* ---- reading --------------------------------------------------------------------------------- */
@@ -228,17 +262,19 @@ static bool read_data(hid_t at, const char *name, hid_t native, const hsize_t *d
     return ok;
 }
 
-static bool read_tensors(hid_t at, const char *group_name, const struct hm_plan *plan, float *base)
+static bool read_tensors(hid_t at, const char *group_name, const struct hm_checkpoint_view *view,
+                         unsigned array, float *dense)
 {
     hid_t group =
         H5Lexists(at, group_name, H5P_DEFAULT) > 0 ? H5Gopen2(at, group_name, H5P_DEFAULT) : -1;
     bool ok = group >= 0;
-    for (unsigned i = 0; ok && i < plan->parameter_count; i++) {
-        const struct hm_parameter *parameter = &plan->parameter[i];
+    for (unsigned i = 0; ok && i < view->plan->parameter_count; i++) {
+        const struct hm_parameter *parameter = &view->plan->parameter[i];
         hsize_t dim[HM_DIMS_MAX];
         for (unsigned d = 0; d < parameter->shape.dim_count; d++) dim[d] = parameter->shape.dim[d];
         ok = read_data(group, parameter->name, H5T_NATIVE_FLOAT, dim, parameter->shape.dim_count,
-                       base + parameter->offset);
+                       dense);
+        if (ok) hm_parameter_put(&view->places[i], parameter, view->array[array], dense);
     }
     if (group >= 0) H5Gclose(group);
     return ok;
@@ -296,21 +332,21 @@ static enum hm_status check_attributes(hid_t file, const char *path,
     return HM_OK;
 }
 
-static bool read_all(hid_t file, struct hm_checkpoint_view *view)
+static bool read_all(hid_t file, struct hm_checkpoint_view *view, float *dense)
 {
     char stored[TEXT_BYTES], text[DIGEST_TEXT_BYTES];
     hid_t slots = -1;
     bool ok = read_number(file, "step", &view->step) && read_text(file, "digest", stored) &&
-              read_tensors(file, "parameters", view->plan, view->parameters);
+              read_tensors(file, "parameters", view, 0, dense);
     if (ok)
         slots =
             H5Lexists(file, "slots", H5P_DEFAULT) > 0 ? H5Gopen2(file, "slots", H5P_DEFAULT) : -1;
     ok = slots >= 0;
     for (unsigned i = 0; ok && i < view->slot_count; i++)
-        ok = read_tensors(slots, view->slot_name[i], view->plan, view->slot[i]);
+        ok = read_tensors(slots, view->slot_name[i], view, 1 + i, dense);
     if (slots >= 0) H5Gclose(slots);
     ok = ok && read_dedupe(file, &view->dedupe, &view->dedupe_bytes);
-    return ok && digest(view, text) == HM_OK && strcmp(stored, text) == 0;
+    return ok && digest(view, dense, text) == HM_OK && strcmp(stored, text) == 0;
 }
 
 enum hm_status hm_checkpoint_file_read(const char *path, struct hm_checkpoint_view *view)
@@ -318,12 +354,16 @@ enum hm_status hm_checkpoint_file_read(const char *path, struct hm_checkpoint_vi
     H5Eset_auto2(H5E_DEFAULT, NULL, NULL);
     view->dedupe = NULL;
     view->dedupe_bytes = 0;
+    float *dense = dense_buffer(view->plan);
+    if (!dense) return HM_ERR_NO_MEMORY;
     hid_t file = H5Fopen(path, H5F_ACC_RDONLY, H5P_DEFAULT);
-    if (file < 0)
+    if (file < 0) {
+        free(dense);
         return hm_fail(HM_ERR_CORRUPT, "the checkpoint %s is damaged: it is not readable HDF5",
                        path);
+    }
     enum hm_status status = check_attributes(file, path, view);
-    if (!status && !read_all(file, view)) {
+    if (!status && !read_all(file, view, dense)) {
         free(view->dedupe);
         view->dedupe = NULL;
         status =
@@ -331,5 +371,6 @@ enum hm_status hm_checkpoint_file_read(const char *path, struct hm_checkpoint_vi
                     "the checkpoint %s is damaged: its contents do not match its digest", path);
     }
     H5Fclose(file);
+    free(dense);
     return status;
 }

@@ -9,10 +9,12 @@
 struct hm_checkpoint_view {
     const char *uid, *kind, *optimizer;
     uint32_t hidden;
+    enum hm_dtype dtype; /* of products; what is stored is f32 in either case */
     const struct hm_plan *plan;
+    const struct hm_parameter_place *places; /* of the plan's parameters in the arrays */
     unsigned slot_count;
     const char *slot_name[HM_SLOTS_MAX];
-    float *parameters, *slot[HM_SLOTS_MAX];
+    float *array[1 + HM_SLOTS_MAX]; /* parameters, slots */
     uint64_t step;
     void *dedupe; /* read: malloc'ed */
     size_t dedupe_bytes;

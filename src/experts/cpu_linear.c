@@ -1,4 +1,4 @@
-/* experts/cpu_linear.c - linear layers around the GEMM, activations, sums and gathers of rows.
+/* experts/cpu_linear.c - linear layers around the products, activations, sums and gathers of rows.
  *
  * Invariants: NaN goes through every op: an activation that turned one into 0 would hide it from
  * the finite checks. */
@@ -72,67 +72,149 @@ HM_CPU_CLONES static void column_sums(const float *x, uint32_t rows, size_t colu
 
 /* ---- ops ------------------------------------------------------------------------------------- */
 
-enum hm_status hm_cpu_linear(struct hm_stream *s, const struct hm_tensor *x,
-                             const struct hm_tensor *w, const struct hm_tensor *bias,
-                             enum hm_activation act, struct hm_tensor *y)
+/* Weights as a factor [in, out], or [out, in], of a product in f32; `data` is in w's layout. */
+static struct hm_cpu_matrix factor(const struct hm_weights *w, const float *data, bool in_first)
 {
-    (void)s;
-    uint32_t rows = hm_rows(x), in = hm_columns(x), out = hm_rows(w);
-    hm_cpu_check(x, rows, in);
-    hm_cpu_check(w, out, in);
-    hm_cpu_check(y, rows, out);
-    if (bias) hm_cpu_check_vector(bias, out);
-    enum hm_status status =
-        hm_cpu_gemm(false, true, rows, out, in, hm_f32(x), hm_f32(w), 0.0f, hm_f32(y));
-    if (status != HM_OK || (!bias && act == HM_ACT_NONE)) return status;
-    const float *shift = bias ? hm_f32(bias) : NULL;
-    float *result = hm_f32(y);
+    /* of a matrix of one input both strides may be 1 */
+    bool in_major = w->layout.out_stride == 1 && w->layout.in_stride >= w->out;
+    size_t stride = in_major ? w->layout.in_stride : w->layout.out_stride;
+    HM_ASSERT(in_major || w->layout.in_stride == 1);
+    return (struct hm_cpu_matrix){data, stride, in_major != in_first};
+}
+
+static struct hm_cpu_matrix dense(const float *data, uint32_t columns, bool transposed)
+{
+    return (struct hm_cpu_matrix){data, columns, transposed};
+}
+
+/* The rows of a product, finished one by one while they are in cache. */
+static void finish_rows(const struct hm_epilogue *e, struct hm_tensor *y)
+{
+    uint32_t rows = hm_rows(y), out = hm_columns(y);
+    const float *bias = e->bias ? hm_f32(e->bias) : NULL, *add = e->add ? hm_f32(e->add) : NULL;
+    if (e->bias) hm_cpu_check_vector(e->bias, out);
+    if (e->add) hm_cpu_check(e->add, rows, out);
+    if (e->norm) {
+        hm_cpu_check_vector(e->norm->scale, out);
+        hm_cpu_check_vector(e->norm->shift, out);
+        hm_cpu_check(e->norm->stats, rows, 2);
+        hm_cpu_check(e->norm->result, rows, out);
+    }
     HM_CPU_PARALLEL((uint64_t)rows * out)
     for (uint32_t r = 0; r < rows; r++) {
-        float *row = result + (size_t)r * out;
-        if (shift) add_row(row, shift, row, out);
-        activation_row(act, row, row, out);
+        size_t at = (size_t)r * out;
+        float *row = hm_f32(y) + at, *result = row;
+        if (bias) add_row(row, bias, row, out);
+        if (add) add_row(row, add + at, row, out);
+        bool relu = e->norm && e->act == HM_ACT_RELU;
+        if (e->norm) {
+            result = hm_f32(e->norm->result) + at;
+            hm_cpu_norm_row(row, hm_f32(e->norm->scale), hm_f32(e->norm->shift), e->norm->epsilon,
+                            relu, result, hm_f32(e->norm->stats) + 2 * (size_t)r, out);
+        }
+        if (!relu) activation_row(e->act, result, result, out);
     }
-    return HM_OK;
+}
+
+enum hm_status hm_cpu_linear(struct hm_stream *s, const struct hm_tensor *x,
+                             const struct hm_weights *w, const struct hm_epilogue *epilogue,
+                             struct hm_tensor *y)
+{
+    uint32_t rows = hm_rows(x), in = w->in, out = w->out;
+    const float *factors = w->data, *from = hm_f32(x);
+    enum hm_status status = HM_OK;
+    hm_cpu_check(x, rows, in);
+    hm_cpu_check(y, rows, out);
+    if (w->packed && w->packed->library) {
+        status = w->packed->library->linear(s, x, w->packed, y);
+    } else {
+        if (w->packed) {
+            factors = w->packed->rounded.base;
+            status = hm_cpu_round_matrix(s, HM_CPU_WORK_X, x, &from);
+        }
+        if (status == HM_OK)
+            status = hm_cpu_gemm(rows, out, in, dense(from, in, false), factor(w, factors, true),
+                                 0.0f, hm_f32(y), out);
+    }
+    if (status == HM_OK && epilogue) finish_rows(epilogue, y);
+    return status;
 }
 
 enum hm_status hm_cpu_linear_dx(struct hm_stream *s, const struct hm_tensor *dy,
-                                const struct hm_tensor *w, struct hm_tensor *dx)
+                                const struct hm_weights *w, const struct hm_tensor *add,
+                                struct hm_tensor *dx)
 {
-    (void)s;
-    uint32_t rows = hm_rows(dy), out = hm_rows(w), in = hm_columns(w);
-    hm_cpu_check(w, out, in);
+    uint32_t rows = hm_rows(dy), in = w->in, out = w->out;
+    const float *factors = w->data, *from = hm_f32(dy);
+    enum hm_status status = HM_OK;
     hm_cpu_check(dy, rows, out);
     hm_cpu_check(dx, rows, in);
-    return hm_cpu_gemm(false, false, rows, in, out, hm_f32(dy), hm_f32(w), 0.0f, hm_f32(dx));
+    if (w->packed && w->packed->library) {
+        status = w->packed->library->linear_dx(s, dy, w->packed, dx);
+    } else {
+        if (w->packed) {
+            factors = w->packed->rounded.base;
+            status = hm_cpu_round_matrix(s, HM_CPU_WORK_DY, dy, &from);
+        }
+        if (status == HM_OK)
+            status = hm_cpu_gemm(rows, in, out, dense(from, out, false), factor(w, factors, false),
+                                 0.0f, hm_f32(dx), in);
+    }
+    const struct hm_epilogue epilogue = {.add = add};
+    if (status == HM_OK && add) finish_rows(&epilogue, dx);
+    return status;
 }
 
-enum hm_status hm_cpu_linear_dw(struct hm_stream *s, const struct hm_tensor *x,
-                                const struct hm_tensor *dy, struct hm_tensor *dw,
-                                struct hm_tensor *dbias)
+/* dw (+)= dy^T x, in f32: x and dy as they are, or rounded. */
+static enum hm_status gradient_product(const float *x, const float *dy, uint32_t rows,
+                                       bool accumulate, struct hm_weights *dw)
 {
-    (void)s;
-    uint32_t rows = hm_rows(x), in = hm_columns(x), out = hm_columns(dy);
-    hm_cpu_check(x, rows, in);
-    hm_cpu_check(dy, rows, out);
-    if (dw) {
-        hm_cpu_check(dw, out, in);
-        enum hm_status status =
-            hm_cpu_gemm(true, false, out, in, rows, hm_f32(dy), hm_f32(x), 1.0f, hm_f32(dw));
-        if (status != HM_OK) return status;
-    }
-    if (!dbias) return HM_OK;
-    hm_cpu_check_vector(dbias, out);
+    uint32_t in = dw->in, out = dw->out;
+    float beta = accumulate ? 1.0f : 0.0f;
+    struct hm_cpu_matrix to = factor(dw, dw->data, true);
+    if (!to.transposed)
+        return hm_cpu_gemm(in, out, rows, dense(x, in, true), dense(dy, out, false), beta, dw->data,
+                           to.stride);
+    return hm_cpu_gemm(out, in, rows, dense(dy, out, true), dense(x, in, false), beta, dw->data,
+                       to.stride);
+}
+
+static void bias_gradient(const struct hm_tensor *dy, bool accumulate, struct hm_tensor *dbias)
+{
+    uint32_t rows = hm_rows(dy), out = hm_columns(dy);
     const float *gradient = hm_f32(dy);
     float *sum = hm_f32(dbias);
+    hm_cpu_check_vector(dbias, out);
     uint32_t blocks = (out + COLUMN_BLOCK - 1) / COLUMN_BLOCK;
     HM_CPU_PARALLEL((uint64_t)rows * out)
     for (uint32_t b = 0; b < blocks; b++) {
         size_t first = (size_t)b * COLUMN_BLOCK,
                count = out - first < COLUMN_BLOCK ? out - first : COLUMN_BLOCK;
+        if (!accumulate) memset(sum + first, 0, count * sizeof *sum);
         column_sums(gradient + first, rows, out, sum + first, count);
     }
-    return HM_OK;
+}
+
+enum hm_status hm_cpu_linear_dw(struct hm_stream *s, const struct hm_tensor *x,
+                                const struct hm_tensor *dy, const struct hm_weights *w,
+                                bool accumulate, struct hm_weights *dw, struct hm_tensor *dbias)
+{
+    uint32_t rows = hm_rows(x);
+    const float *left = hm_f32(x), *right = hm_f32(dy);
+    enum hm_status status = HM_OK;
+    hm_cpu_check(x, rows, dw->in);
+    hm_cpu_check(dy, rows, dw->out);
+    HM_ASSERT(w->in == dw->in && w->out == dw->out);
+    if (w->packed && w->packed->library) {
+        status = w->packed->library->linear_dw(s, x, dy, w->packed, accumulate, dw);
+    } else {
+        if (w->packed) status = hm_cpu_round_matrix(s, HM_CPU_WORK_X, x, &left);
+        if (w->packed && status == HM_OK)
+            status = hm_cpu_round_matrix(s, HM_CPU_WORK_DY, dy, &right);
+        if (status == HM_OK) status = gradient_product(left, right, rows, accumulate, dw);
+    }
+    if (status == HM_OK && dbias) bias_gradient(dy, accumulate, dbias);
+    return status;
 }
 
 enum hm_status hm_cpu_activation(struct hm_stream *s, enum hm_activation act,

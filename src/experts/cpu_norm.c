@@ -52,6 +52,27 @@ HM_CPU_CLONES static void normalise_row(const float *x, float mean, float invers
     for (size_t i = 0; i < n; i++) y[i] = (x[i] - mean) * inverse * scale[i] + shift[i];
 }
 
+HM_CPU_CLONES static void normalise_row_relu(const float *x, float mean, float inverse,
+                                             const float *scale, const float *shift, float *y,
+                                             size_t n)
+{
+    HM_CPU_IN_PLACE
+    for (size_t i = 0; i < n; i++) {
+        float z = (x[i] - mean) * inverse * scale[i] + shift[i];
+        y[i] = z < 0.0f ? 0.0f : z;
+    }
+}
+
+void hm_cpu_norm_row(const float *x, const float *scale, const float *shift, float epsilon,
+                     bool relu, float *y, float *stat, size_t n)
+{
+    float mean = row_sum(x, n) / (float)n;
+    float inverse = 1.0f / sqrtf(row_spread(x, mean, n) / (float)n + epsilon);
+    (relu ? normalise_row_relu : normalise_row)(x, mean, inverse, scale, shift, y, n);
+    stat[0] = mean;
+    stat[1] = inverse;
+}
+
 enum hm_status hm_cpu_layer_norm(struct hm_stream *s, const struct hm_tensor *x,
                                  const struct hm_tensor *scale, const struct hm_tensor *shift,
                                  float epsilon, struct hm_tensor *y, struct hm_tensor *stats)
@@ -63,91 +84,145 @@ enum hm_status hm_cpu_layer_norm(struct hm_stream *s, const struct hm_tensor *x,
     hm_cpu_check(stats, rows, 2);
     hm_cpu_check_vector(scale, columns);
     hm_cpu_check_vector(shift, columns);
-    const float *in = hm_f32(x), *gain = hm_f32(scale), *bias = hm_f32(shift);
-    float *out = hm_f32(y), *stat = hm_f32(stats);
     HM_CPU_PARALLEL((uint64_t)rows * columns)
     for (uint32_t r = 0; r < rows; r++) {
-        const float *row = in + (size_t)r * columns;
-        float mean = row_sum(row, columns) / (float)columns;
-        float inverse = 1.0f / sqrtf(row_spread(row, mean, columns) / (float)columns + epsilon);
-        normalise_row(row, mean, inverse, gain, bias, out + (size_t)r * columns, columns);
-        stat[2 * (size_t)r] = mean;
-        stat[2 * (size_t)r + 1] = inverse;
+        size_t at = (size_t)r * columns;
+        hm_cpu_norm_row(hm_f32(x) + at, hm_f32(scale), hm_f32(shift), epsilon, false,
+                        hm_f32(y) + at, hm_f32(stats) + 2 * (size_t)r, columns);
     }
     return HM_OK;
 }
 
-/* With x' = (x - mean) inverse and g = dy scale:  dx = inverse (g - mean(g) - x' mean(g x')) */
-HM_CPU_CLONES static void layer_norm_grad_row(const float *x, float mean, float inverse,
-                                              const float *scale, const float *dy, float *dx,
-                                              size_t n)
+/* The gradient of the norm's result at one place: dy, or 0 where ReLU made 0 of it. */
+static inline __attribute__((always_inline)) float behind_relu(const float *relu, const float *dy,
+                                                               size_t i)
 {
-    float lane_g[LANES] = {0}, lane_gx[LANES] = {0};
+    return relu && relu[i] <= 0.0f ? 0.0f : dy[i];
+}
+
+/* With x' = (x - mean) inverse and g = dy scale:  dx = inverse (g - mean(g) - x' mean(g x')) */
+static inline __attribute__((always_inline)) void gradient_row(const float *x, const float *stat,
+                                                               const float *scale,
+                                                               const float *relu, const float *dy,
+                                                               float *dx, size_t n)
+{
+    float mean = stat[0], inverse = stat[1], lane_g[LANES] = {0}, lane_gx[LANES] = {0};
     size_t i = 0;
     for (; i + LANES <= n; i += LANES) {
         for (int k = 0; k < LANES; k++) {
-            float g = dy[i + (size_t)k] * scale[i + (size_t)k];
+            size_t at = i + (size_t)k;
+            float g = behind_relu(relu, dy, at) * scale[at];
             lane_g[k] += g;
-            lane_gx[k] += g * ((x[i + (size_t)k] - mean) * inverse);
+            lane_gx[k] += g * ((x[at] - mean) * inverse);
         }
     }
     for (int k = 0; i < n; i++, k++) {
-        float g = dy[i] * scale[i];
+        float g = behind_relu(relu, dy, i) * scale[i];
         lane_g[k] += g;
         lane_gx[k] += g * ((x[i] - mean) * inverse);
     }
     float mean_g = lanes_sum(lane_g) / (float)n, mean_gx = lanes_sum(lane_gx) / (float)n;
     HM_CPU_IN_PLACE
     for (i = 0; i < n; i++)
-        dx[i] = inverse * (dy[i] * scale[i] - mean_g - (x[i] - mean) * inverse * mean_gx);
+        dx[i] = inverse *
+                (behind_relu(relu, dy, i) * scale[i] - mean_g - (x[i] - mean) * inverse * mean_gx);
 }
 
-/* dscale += sum over rows of dy x', dshift += sum of dy, for `n` columns; rows in order */
-HM_CPU_CLONES static void layer_norm_columns(const float *x, const float *stat, const float *dy,
-                                             uint32_t rows, size_t columns, float *restrict dscale,
-                                             float *restrict dshift, size_t n)
+HM_CPU_CLONES static void layer_norm_grad_row(const float *x, const float *stat, const float *scale,
+                                              const float *dy, float *dx, size_t n)
 {
-    for (uint32_t r = 0; r < rows; r++) {
-        const float *in = x + r * columns, *gradient = dy + r * columns;
-        float mean = stat[2 * (size_t)r], inverse = stat[2 * (size_t)r + 1];
-        for (size_t c = 0; c < n; c++) {
-            dscale[c] += gradient[c] * ((in[c] - mean) * inverse);
-            dshift[c] += gradient[c];
-        }
+    gradient_row(x, stat, scale, NULL, dy, dx, n);
+}
+
+HM_CPU_CLONES static void layer_norm_grad_row_relu(const float *x, const float *stat,
+                                                   const float *scale, const float *relu,
+                                                   const float *dy, float *dx, size_t n)
+{
+    gradient_row(x, stat, scale, relu, dy, dx, n);
+}
+
+/* dscale += dy x', dshift += dy, of one row's `n` columns */
+HM_CPU_CLONES static void layer_norm_columns(const float *x, const float *stat, const float *dy,
+                                             float *restrict dscale, float *restrict dshift,
+                                             size_t n)
+{
+    float mean = stat[0], inverse = stat[1];
+    for (size_t c = 0; c < n; c++) {
+        dscale[c] += dy[c] * ((x[c] - mean) * inverse);
+        dshift[c] += dy[c];
+    }
+}
+
+HM_CPU_CLONES static void layer_norm_columns_relu(const float *x, const float *stat,
+                                                  const float *relu, const float *dy,
+                                                  float *restrict dscale, float *restrict dshift,
+                                                  size_t n)
+{
+    float mean = stat[0], inverse = stat[1];
+    for (size_t c = 0; c < n; c++) {
+        float g = behind_relu(relu, dy, c);
+        dscale[c] += g * ((x[c] - mean) * inverse);
+        dshift[c] += g;
+    }
+}
+
+/* Shared by the loops over blocks of columns, then over rows: dx may be dy. */
+struct norm_grad {
+    const float *x, *stat, *scale, *relu, *dy;
+    float *dx, *dscale, *dshift;
+    uint32_t rows, columns;
+    bool accumulate;
+};
+
+static void norm_grad_block(const struct norm_grad *g, uint32_t block)
+{
+    size_t first = (size_t)block * COLUMN_BLOCK;
+    size_t n = g->columns - first < COLUMN_BLOCK ? g->columns - first : COLUMN_BLOCK;
+    float *dscale = g->dscale + first, *dshift = g->dshift + first;
+    if (!g->accumulate)
+        for (size_t c = 0; c < n; c++) dscale[c] = dshift[c] = 0.0f;
+    for (uint32_t r = 0; r < g->rows; r++) { /* rows in order: a sum has one value */
+        size_t at = (size_t)r * g->columns + first;
+        const float *stat = g->stat + 2 * (size_t)r;
+        if (g->relu)
+            layer_norm_columns_relu(g->x + at, stat, g->relu + at, g->dy + at, dscale, dshift, n);
+        else
+            layer_norm_columns(g->x + at, stat, g->dy + at, dscale, dshift, n);
     }
 }
 
 enum hm_status hm_cpu_layer_norm_grad(struct hm_stream *s, const struct hm_tensor *x,
                                       const struct hm_tensor *stats, const struct hm_tensor *scale,
-                                      const struct hm_tensor *dy, struct hm_tensor *dx,
+                                      const struct hm_tensor *relu, const struct hm_tensor *dy,
+                                      bool accumulate, struct hm_tensor *dx,
                                       struct hm_tensor *dscale, struct hm_tensor *dshift)
 {
     (void)s;
     uint32_t rows = hm_rows(x), columns = hm_columns(x);
     hm_cpu_check(x, rows, columns);
     hm_cpu_check(stats, rows, 2);
+    if (relu) hm_cpu_check(relu, rows, columns);
     hm_cpu_check(dy, rows, columns);
     hm_cpu_check(dx, rows, columns);
     hm_cpu_check_vector(scale, columns);
     hm_cpu_check_vector(dscale, columns);
     hm_cpu_check_vector(dshift, columns);
-    const float *in = hm_f32(x), *stat = hm_f32(stats), *gain = hm_f32(scale),
-                *gradient = hm_f32(dy);
-    float *out = hm_f32(dx), *to_scale = hm_f32(dscale), *to_shift = hm_f32(dshift);
-    /* Columns before rows: dx may be dy. */
+    const struct norm_grad g = {
+        hm_f32(x),  hm_f32(stats), hm_f32(scale),  relu ? hm_f32(relu) : NULL,
+        hm_f32(dy), hm_f32(dx),    hm_f32(dscale), hm_f32(dshift),
+        rows,       columns,       accumulate};
     uint32_t blocks = (columns + COLUMN_BLOCK - 1) / COLUMN_BLOCK;
     HM_CPU_PARALLEL((uint64_t)rows * columns)
-    for (uint32_t b = 0; b < blocks; b++) {
-        size_t first = (size_t)b * COLUMN_BLOCK;
-        size_t count = columns - first < COLUMN_BLOCK ? columns - first : COLUMN_BLOCK;
-        layer_norm_columns(in + first, stat, gradient + first, rows, columns, to_scale + first,
-                           to_shift + first, count);
-    }
+    for (uint32_t b = 0; b < blocks; b++) norm_grad_block(&g, b);
     HM_CPU_PARALLEL((uint64_t)rows * columns)
     for (uint32_t r = 0; r < rows; r++) {
         size_t at = (size_t)r * columns;
-        layer_norm_grad_row(in + at, stat[2 * (size_t)r], stat[2 * (size_t)r + 1], gain,
-                            gradient + at, out + at, columns);
+        const float *stat = g.stat + 2 * (size_t)r;
+        if (g.relu)
+            layer_norm_grad_row_relu(g.x + at, stat, g.scale, g.relu + at, g.dy + at, g.dx + at,
+                                     columns);
+        else
+            layer_norm_grad_row(g.x + at, stat, g.scale, g.dy + at, g.dx + at, columns);
     }
     return HM_OK;
 }

@@ -1,10 +1,13 @@
 /* experts/cpu_optimizer.c - passes over flat arrays of parameters: norm, SGD, Adam.
  *
- * Bound by memory: each array is read once and written at most once, by all threads of the team, in
- * chunks whose number does not depend on it (so that the norm has one value). */
+ * Bound by memory: each array is read once and written at most once, by all threads of the team.
+ * The norm's chunks do not depend on the team, so that it has one value.  An optimizer goes by
+ * pieces that fit a cache: a piece of weights that have a packed copy is packed while it is there. */
 #include "experts/cpu.h"
 
 #include <math.h>
+#include <stdatomic.h>
+#include <string.h>
 
 enum { CHUNKS = 64, LANES = 16 };
 
@@ -47,6 +50,73 @@ enum hm_status hm_cpu_norm(struct hm_stream *s, const float *x, size_t count, do
     return HM_OK;
 }
 
+/* Of magnitudes, as bits: they are ordered as the numbers are, with infinity and NaN above. */
+HM_CPU_CLONES static uint32_t largest_bits(const float *x, size_t n)
+{
+    uint32_t largest = 0;
+    for (size_t i = 0; i < n; i++) {
+        uint32_t bits;
+        memcpy(&bits, &x[i], sizeof bits);
+        bits &= 0x7fffffff;
+        largest = bits > largest ? bits : largest;
+    }
+    return largest;
+}
+
+enum hm_status hm_cpu_largest(struct hm_stream *s, const struct hm_tensor *x, float *largest)
+{
+    (void)s;
+    size_t count = (size_t)hm_rows(x) * hm_columns(x);
+    uint32_t part[CHUNKS], bits = 0;
+    HM_CPU_PARALLEL(count)
+    for (unsigned i = 0; i < CHUNKS; i++) {
+        size_t first = chunk_first(count, i);
+        part[i] = largest_bits(hm_f32(x) + first, chunk_first(count, i + 1) - first);
+    }
+    for (unsigned i = 0; i < CHUNKS; i++) bits = part[i] > bits ? part[i] : bits;
+    memcpy(largest, &bits, sizeof *largest);
+    if (!isfinite(*largest)) *largest = INFINITY;
+    return HM_OK;
+}
+
+/* ---- optimizers: a pass over pieces of all arrays -------------------------------------------- */
+
+enum { PIECE = 16 << 10 }; /* elements; of four arrays 256 KiB, which a core's cache holds */
+
+typedef void (*piece_fn)(const void *arg, const struct hm_update *u, size_t first, size_t n);
+
+static size_t pieces_of(const struct hm_update *u)
+{
+    return u->packed ? hm_cpu_pack_pieces(u->packed) : (u->count + PIECE - 1) / PIECE;
+}
+
+static bool run_piece(const struct hm_update *u, size_t i, piece_fn fn, const void *arg)
+{
+    size_t first = i * PIECE, n = u->count - first < PIECE ? u->count - first : PIECE;
+    if (u->packed) hm_cpu_pack_range(u->packed, (unsigned)i, &first, &n);
+    fn(arg, u, first, n);
+    return !u->packed || hm_cpu_pack_piece(u->packed, (unsigned)i);
+}
+
+static enum hm_status run_pass(const struct hm_update *updates, unsigned update_count, piece_fn fn,
+                               const void *arg)
+{
+    size_t elements = 0, pieces = 0;
+    for (unsigned k = 0; k < update_count; k++) {
+        elements += updates[k].count;
+        pieces += pieces_of(&updates[k]);
+    }
+    atomic_bool good = true;
+    HM_CPU_PARALLEL(elements)
+    for (size_t i = 0; i < pieces; i++) {
+        size_t at = i;
+        unsigned k = 0;
+        while (at >= pieces_of(&updates[k])) at -= pieces_of(&updates[k++]);
+        if (!run_piece(&updates[k], at, fn, arg)) atomic_store(&good, false);
+    }
+    return good ? HM_OK : hm_fail(HM_ERR_DEVICE, "oneDNN could not pack weights that were stepped");
+}
+
 HM_CPU_CLONES static void sgd_plain(float *restrict param, const float *restrict grad, size_t n,
                                     float rate, float weight_decay, float gradient_scale)
 {
@@ -65,21 +135,28 @@ HM_CPU_CLONES static void sgd_momentum(float *restrict param, const float *restr
     }
 }
 
+struct sgd_step {
+    float rate, momentum, weight_decay, gradient_scale;
+};
+
+static void sgd_piece(const void *arg, const struct hm_update *u, size_t first, size_t n)
+{
+    const struct sgd_step *a = arg;
+    if (u->slot[0])
+        sgd_momentum(u->param + first, u->grad + first, u->slot[0] + first, n, a->rate, a->momentum,
+                     a->weight_decay, a->gradient_scale);
+    else
+        sgd_plain(u->param + first, u->grad + first, n, a->rate, a->weight_decay,
+                  a->gradient_scale);
+}
+
 enum hm_status hm_cpu_sgd(struct hm_stream *s, float rate, float momentum, float weight_decay,
-                          float gradient_scale, size_t count, float *param, const float *grad,
-                          float *velocity)
+                          float gradient_scale, const struct hm_update *updates,
+                          unsigned update_count)
 {
     (void)s;
-    HM_CPU_PARALLEL(count)
-    for (unsigned i = 0; i < CHUNKS; i++) {
-        size_t first = chunk_first(count, i), n = chunk_first(count, i + 1) - first;
-        if (velocity)
-            sgd_momentum(param + first, grad + first, velocity + first, n, rate, momentum,
-                         weight_decay, gradient_scale);
-        else
-            sgd_plain(param + first, grad + first, n, rate, weight_decay, gradient_scale);
-    }
-    return HM_OK;
+    const struct sgd_step a = {rate, momentum, weight_decay, gradient_scale};
+    return run_pass(updates, update_count, sgd_piece, &a);
 }
 
 /* What is the same for every element of one step. */
@@ -115,9 +192,14 @@ HM_CPU_CLONES static void adam_chunk(const struct adam_step *step, float *restri
     }
 }
 
+static void adam_piece(const void *arg, const struct hm_update *u, size_t first, size_t n)
+{
+    adam_chunk(arg, u->param + first, u->grad + first, u->slot[0] + first, u->slot[1] + first, n);
+}
+
 enum hm_status hm_cpu_adam(struct hm_stream *s, const struct hm_adam *conf, uint64_t step,
-                           float rate, float gradient_scale, size_t count, float *param,
-                           const float *grad, float *m, float *v)
+                           float rate, float gradient_scale, const struct hm_update *updates,
+                           unsigned update_count)
 {
     (void)s;
     HM_ASSERT(step > 0);
@@ -130,10 +212,5 @@ enum hm_status hm_cpu_adam(struct hm_stream *s, const struct hm_adam *conf, uint
         .rate = (float)(rate / (1.0 - pow(conf->beta1, (double)step))),
         .second_scale = (float)(1.0 / sqrt(1.0 - pow(conf->beta2, (double)step))),
     };
-    HM_CPU_PARALLEL(count)
-    for (unsigned i = 0; i < CHUNKS; i++) {
-        size_t first = chunk_first(count, i), n = chunk_first(count, i + 1) - first;
-        adam_chunk(&a, param + first, grad + first, m + first, v + first, n);
-    }
-    return HM_OK;
+    return run_pass(updates, update_count, adam_piece, &a);
 }

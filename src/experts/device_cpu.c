@@ -15,10 +15,6 @@
 
 #include <omp.h>
 
-struct cpu_device {
-    struct hm_device device;
-};
-
 /* From here on memory is mapped: zero pages until they are touched, and huge pages where the kernel
  * has them. */
 enum { MAP_BYTES_MIN = 1 << 20, ALIGNMENT = 64 };
@@ -59,16 +55,33 @@ static void cpu_free(struct hm_device *device, struct hm_span *span)
 
 static enum hm_status cpu_stream_create(struct hm_device *device, struct hm_stream **stream)
 {
-    struct hm_stream *s = calloc(1, sizeof *s);
+    struct hm_cpu_stream *s = calloc(1, sizeof *s);
     if (!s) return HM_ERR_NO_MEMORY;
-    s->device = device;
-    *stream = s;
+    s->stream.device = device;
+    *stream = &s->stream;
     return HM_OK;
 }
 
 static void cpu_stream_destroy(struct hm_stream *stream)
 {
-    free(stream);
+    struct hm_cpu_stream *s = hm_cpu_stream_of(stream);
+    for (unsigned i = 0; i < HM_CPU_WORKS; i++) cpu_free(stream->device, &s->work[i]);
+    if (s->products) hm_cpu_library_of(stream)->products_destroy(s->products);
+    free(s);
+}
+
+enum hm_status hm_cpu_work(struct hm_stream *s, enum hm_cpu_work work, size_t bytes, void **base)
+{
+    struct hm_span *span = &hm_cpu_stream_of(s)->work[work];
+    if (!span->base || span->bytes < bytes) {
+        size_t rounded = 64 << 10;
+        while (rounded < bytes) rounded *= 2;
+        cpu_free(s->device, span);
+        enum hm_status status = cpu_alloc(s->device, rounded, span);
+        if (status != HM_OK) return status;
+    }
+    *base = span->base;
+    return HM_OK;
 }
 
 static enum hm_status cpu_sync(struct hm_stream *s)
@@ -90,6 +103,14 @@ static enum hm_status cpu_zero(struct hm_stream *s, void *base, size_t bytes)
     return HM_OK;
 }
 
+static const char *cpu_bf16_text(const struct hm_device *device, enum hm_bf16_way *way)
+{
+    const struct hm_cpu_device *cpu = hm_cpu_device_of(device);
+    *way = cpu->bf16_way;
+    if (cpu->bf16_way == HM_BF16_LIBRARY) return cpu->library->text;
+    return "f32 products of rounded values, as the CPU has no bf16 instructions";
+}
+
 static const struct hm_device_ops cpu_ops = {
     .name = "cpu",
     .stream_create = cpu_stream_create,
@@ -101,6 +122,11 @@ static const struct hm_device_ops cpu_ops = {
     .gather = hm_cpu_gather,
     .decode = hm_cpu_decode,
     .encode = hm_cpu_encode,
+    .weights_layout = hm_cpu_weights_layout,
+    .pack_create = hm_cpu_pack_create,
+    .pack_destroy = hm_cpu_pack_destroy,
+    .pack = hm_cpu_pack,
+    .bf16_text = cpu_bf16_text,
     .linear = hm_cpu_linear,
     .linear_dx = hm_cpu_linear_dx,
     .linear_dw = hm_cpu_linear_dw,
@@ -113,16 +139,29 @@ static const struct hm_device_ops cpu_ops = {
     .softmax_grad = hm_cpu_softmax_grad,
     .cross_entropy = hm_cpu_cross_entropy,
     .norm = hm_cpu_norm,
+    .largest = hm_cpu_largest,
     .sgd = hm_cpu_sgd,
     .adam = hm_cpu_adam,
 };
 
 enum hm_status hm_device_cpu_create(struct hm_device **device)
 {
-    struct cpu_device *cpu = calloc(1, sizeof *cpu);
+    struct hm_cpu_device *cpu = calloc(1, sizeof *cpu);
     if (!cpu) return HM_ERR_NO_MEMORY;
     cpu->device.ops = &cpu_ops;
+    cpu->library = hm_cpu_library_create();
+    cpu->bf16_way = cpu->library && cpu->library->fast ? HM_BF16_LIBRARY : HM_BF16_ROUNDED;
     *device = &cpu->device;
+    return HM_OK;
+}
+
+enum hm_status hm_device_cpu_set_bf16(struct hm_device *device, enum hm_bf16_way way)
+{
+    struct hm_cpu_device *cpu = hm_cpu_device_of(device);
+    HM_ASSERT(device->ops == &cpu_ops);
+    if (way == HM_BF16_LIBRARY && !cpu->library)
+        return hm_fail(HM_ERR_UNSUPPORTED, "oneDNN has no products in bf16 on this CPU");
+    cpu->bf16_way = way;
     return HM_OK;
 }
 
@@ -130,7 +169,15 @@ void hm_device_destroy(struct hm_device *device)
 {
     if (!device) return;
     HM_ASSERT(device->ops == &cpu_ops);
-    free(HM_CONTAINER_OF(device, struct cpu_device, device));
+    struct hm_cpu_device *cpu = hm_cpu_device_of(device);
+    if (cpu->library) cpu->library->destroy(cpu->library);
+    free(cpu);
+}
+
+struct hm_weights hm_weights_dense(float *data, uint32_t out, uint32_t in)
+{
+    return (struct hm_weights){
+        .out = out, .in = in, .layout = {in, 1, (size_t)out * in}, .data = data};
 }
 
 void hm_device_cpu_team(unsigned threads)

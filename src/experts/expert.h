@@ -3,19 +3,22 @@
  *
  * Life:    hm_expert_create -> [hm_checkpoint_load] -> forward / backward from one lane thread ->
  *          hm_expert_destroy.
- * Memory:  parameters, gradients and slots are one device allocation each, made at create. */
+ * Memory:  parameters, gradients and slots are one device allocation each, made at create; their
+ *          matrices lie in the layout that the device computes with.  A bf16 expert has a packed
+ *          copy of each matrix as well; the parameters stay f32. */
 #ifndef HM_EXPERTS_EXPERT_H
 #define HM_EXPERTS_EXPERT_H
 
 #include "base/loop.h"
 #include "experts/device.h"
 
-enum { HM_EXPERT_UID_BYTES = 128, HM_PARAMETERS_MAX = 64, HM_SLOTS_MAX = 2 };
+enum { HM_EXPERT_UID_BYTES = 128, HM_PARAMETERS_MAX = 64, HM_SLOTS_MAX = HM_DEVICE_SLOTS_MAX };
 
 struct hm_expert;
 struct hm_expert_conf {
     const char *kind;      /* "ffn", "nop", "nop_delay" */
     uint32_t hidden;       /* columns of a row, in and out */
+    enum hm_dtype dtype;   /* of products: HM_F32 or HM_BF16 */
     const char *optimizer; /* "sgd", "adam", "adamw" */
     float rate;            /* learning rate */
     float clip_norm;       /* gradients of a larger global norm are scaled down to it; 0: never */
@@ -24,8 +27,9 @@ struct hm_expert_conf {
     hm_ns delay;           /* nop_delay: what a batch takes */
     uint64_t seed;         /* of the first parameters: equal seeds and uids give equal experts */
 };
-/* One parameter tensor: a range of the flat parameter array, with the name it has in checkpoints
- * and in PyTorch. */
+/* One parameter tensor with the name it has in checkpoints and in PyTorch.  Two dims are weights
+ * [out, in], one is a vector.  The offset is where it begins when all lie dense, one behind the
+ * other. */
 struct hm_parameter {
     const char *name; /* "ffn.0.weight" */
     struct hm_shape shape;
@@ -48,25 +52,28 @@ struct hm_exec { /* one batch's surroundings: the lane's */
 struct hm_expert_kind {
     const char *name;
     HM_MUST_CHECK enum hm_status (*plan)(const struct hm_expert_conf *conf, struct hm_plan *plan);
-    void (*init)(const struct hm_plan *plan, uint64_t seed, float *parameters); /* host, f32 */
-    /* x, y: rows first.  Writes y (=); keeps nothing. */
+    /* dense, host, f32 */
+    void (*init)(const struct hm_plan *plan, uint64_t seed, float *parameters);
+    /* x, y: rows first; parameters: one of each of the plan's, a vector as a matrix of one input.
+     * Writes y (=); keeps nothing. */
     HM_MUST_CHECK enum hm_status (*forward)(struct hm_exec *exec, const struct hm_plan *plan,
-                                            const float *parameters, const struct hm_tensor *x,
-                                            struct hm_tensor *y);
-    /* Recomputes forward.  dx is written (=); dparameters is accumulated (+=).  No optimizer
-     * step. */
+                                            const struct hm_weights *parameters,
+                                            const struct hm_tensor *x, struct hm_tensor *y);
+    /* Recomputes forward.  dx and gradients are written (=).  No optimizer step.
+     * *bound: no gradient is larger than this; infinite if that is not known. */
     HM_MUST_CHECK enum hm_status (*backward)(struct hm_exec *exec, const struct hm_plan *plan,
-                                             const float *parameters, const struct hm_tensor *x,
-                                             const struct hm_tensor *dy, struct hm_tensor *dx,
-                                             float *dparameters);
+                                             const struct hm_weights *parameters,
+                                             const struct hm_tensor *x, const struct hm_tensor *dy,
+                                             struct hm_tensor *dx, struct hm_weights *gradients,
+                                             double *bound);
 };
 struct hm_optimizer {
     const char *name;
     unsigned slot_count;                 /* f32 arrays of state, each as long as the parameters */
     const char *slot_name[HM_SLOTS_MAX]; /* "exp_avg", "exp_avg_sq" */
     HM_MUST_CHECK enum hm_status (*step)(struct hm_exec *exec, const struct hm_expert_conf *conf,
-                                         uint64_t step, float gradient_scale, size_t count,
-                                         float *param, const float *grad, float *const *slot);
+                                         uint64_t step, float gradient_scale,
+                                         const struct hm_update *updates, unsigned update_count);
 };
 /* NULL, and an hm_fail line naming the known ones. */
 const struct hm_expert_kind *hm_expert_kind_find(const char *name);
@@ -82,12 +89,26 @@ const char *hm_expert_uid(const struct hm_expert *expert);
 const struct hm_expert_conf *hm_expert_conf(const struct hm_expert *expert);
 const struct hm_plan *hm_expert_plan(const struct hm_expert *expert);
 uint64_t hm_expert_step(const struct hm_expert *expert); /* optimizer steps made so far */
-float *hm_expert_parameters(struct hm_expert *expert);
-float *hm_expert_slot(struct hm_expert *expert, unsigned slot);
+/* Where parameter i lies in each of the expert's arrays, from the element at `offset` on. */
+struct hm_parameter_place {
+    size_t offset;
+    struct hm_layout layout;
+};
+const struct hm_parameter_place *
+hm_expert_places(const struct hm_expert *expert); /* one a parameter */
+/* Array 0 is the parameters, array 1 + i slot i; `elements` of each, with what lies between rows. */
+float *hm_expert_array(struct hm_expert *expert, unsigned array);
+size_t hm_expert_array_elements(const struct hm_expert *expert);
+/* One parameter out of an array, or into it; dense: [out, in] as in PyTorch. */
+void hm_parameter_get(const struct hm_parameter_place *place, const struct hm_parameter *parameter,
+                      const float *array, float *dense);
+void hm_parameter_put(const struct hm_parameter_place *place, const struct hm_parameter *parameter,
+                      float *array, const float *dense);
 unsigned hm_expert_slot_count(const struct hm_expert *expert);
 const struct hm_optimizer *hm_expert_optimizer(const struct hm_expert *expert);
-/* A checkpoint was loaded into the arrays. */
-void hm_expert_set_step(struct hm_expert *expert, uint64_t step);
+/* The arrays were written, by a checkpoint: packs what is packed.  Thread: before the lane, or the
+ * lane. */
+HM_MUST_CHECK enum hm_status hm_expert_loaded(struct hm_expert *expert, uint64_t step);
 
 /* y [rows, out] = forward(x [rows, in]).
  * Errors:  where y has a non-finite value, HM_ERR_NUMERIC if x has one (the caller's fault), else

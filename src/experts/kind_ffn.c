@@ -87,29 +87,23 @@ static void ffn_init(const struct hm_plan *plan, uint64_t seed, float *parameter
     }
 }
 
-/* Parameter i of the flat array (parameters or their gradients) as a matrix; a vector is one row.
- */
-static struct hm_tensor parameter(const struct hm_plan *plan, const float *flat, unsigned i)
+/* A vector among the parameters, or among their gradients, as one row. */
+static struct hm_tensor vector(const struct hm_weights *values, unsigned i)
 {
-    const struct hm_parameter *p = &plan->parameter[i];
-    float *data =
-        (float *)(uintptr_t)(flat +
-                             p->offset); /* ops take inputs as const tensors over mutable memory */
-    return p->shape.dim_count == 2 ? hm_matrix_f32(data, p->shape.dim[0], p->shape.dim[1])
-                                   : hm_matrix_f32(data, 1, p->shape.dim[0]);
+    return hm_matrix_f32(values[i].data, 1, values[i].out);
 }
 
 /* One batch: what forward leaves for backward, in the lane's scratch. */
 struct pass {
     struct hm_stream *stream;
     const struct hm_device_ops *op;
-    const struct hm_plan *plan;
-    const float *parameters;
+    const struct hm_weights *parameters;
     struct hm_tensor a1, r1, a2, r2, gradient, stats1, stats2;
+    double bound; /* of all gradients so far */
 };
 
 static void pass_init(struct pass *pass, struct hm_exec *exec, const struct hm_plan *plan,
-                      const float *parameters, uint32_t rows)
+                      const struct hm_weights *parameters, uint32_t rows)
 {
     uint32_t inner = INNER * plan->input.row[0].dim[0];
     HM_ASSERT(exec->scratch.bytes >= rows * plan->scratch_bytes_per_row);
@@ -121,8 +115,8 @@ static void pass_init(struct pass *pass, struct hm_exec *exec, const struct hm_p
     pass->stats2 = hm_matrix_f32(at + 2 * (size_t)rows, rows, 2);
     pass->stream = exec->stream;
     pass->op = exec->device->ops;
-    pass->plan = plan;
     pass->parameters = parameters;
+    pass->bound = 0.0;
 }
 
 /* a = W x + b;  r = ReLU(LN(a)), with W, b and LN's scale and shift at `first` and the three after
@@ -131,16 +125,12 @@ static enum hm_status inner_forward(struct pass *pass, unsigned first, const str
                                     struct hm_tensor *a, struct hm_tensor *stats,
                                     struct hm_tensor *r)
 {
-    const struct hm_tensor w = parameter(pass->plan, pass->parameters, first);
-    const struct hm_tensor b = parameter(pass->plan, pass->parameters, first + 1);
-    const struct hm_tensor scale = parameter(pass->plan, pass->parameters, first + 2);
-    const struct hm_tensor shift = parameter(pass->plan, pass->parameters, first + 3);
-    enum hm_status status = pass->op->linear(pass->stream, x, &w, &b, HM_ACT_NONE, a);
-    if (status == HM_OK)
-        status =
-            pass->op->layer_norm(pass->stream, a, &scale, &shift, layer_norm_epsilon, r, stats);
-    if (status == HM_OK) status = pass->op->activation(pass->stream, HM_ACT_RELU, r, r);
-    return status;
+    const struct hm_tensor bias = vector(pass->parameters, first + 1),
+                           scale = vector(pass->parameters, first + 2),
+                           shift = vector(pass->parameters, first + 3);
+    const struct hm_norm norm = {&scale, &shift, layer_norm_epsilon, stats, r};
+    const struct hm_epilogue epilogue = {.bias = &bias, .norm = &norm, .act = HM_ACT_RELU};
+    return pass->op->linear(pass->stream, x, &pass->parameters[first], &epilogue, a);
 }
 
 static enum hm_status hidden_forward(struct pass *pass, const struct hm_tensor *x)
@@ -152,64 +142,88 @@ static enum hm_status hidden_forward(struct pass *pass, const struct hm_tensor *
 }
 
 static enum hm_status ffn_forward(struct hm_exec *exec, const struct hm_plan *plan,
-                                  const float *parameters, const struct hm_tensor *x,
+                                  const struct hm_weights *parameters, const struct hm_tensor *x,
                                   struct hm_tensor *y)
 {
     struct pass pass;
     pass_init(&pass, exec, plan, parameters, hm_rows(x));
-    const struct hm_tensor w6 = parameter(plan, parameters, W6),
-                           b6 = parameter(plan, parameters, B6);
+    pass.r1 = pass.a1; /* nothing is kept for backward: half of the memory is touched */
+    pass.r2 = pass.a2;
+    const struct hm_tensor bias = vector(parameters, B6);
+    const struct hm_epilogue epilogue = {.bias = &bias, .add = x};
     enum hm_status status = hidden_forward(&pass, x);
-    if (status == HM_OK) status = pass.op->linear(pass.stream, &pass.r2, &w6, &b6, HM_ACT_NONE, y);
-    if (status == HM_OK) status = pass.op->add(pass.stream, y, x, y);
+    if (status == HM_OK)
+        status = pass.op->linear(pass.stream, &pass.r2, &parameters[W6], &epilogue, y);
     return status;
 }
 
-/* inner_forward's gradient: `gradient` holds d loss / dr and becomes d loss / da; x and dx are its
- * input and that one's gradient; parameters as in inner_forward. */
+/* Gradients that are sums over the rows of products with dy: of at most `factor`, or of what `x`
+ * (NULL: nothing) holds, in magnitude.  A rounding to bf16 adds less than 1 % to either. */
+static enum hm_status note_bound(struct pass *pass, const struct hm_tensor *dy, double factor,
+                                 const struct hm_tensor *x)
+{
+    float of_dy, of_x = 0.0f;
+    enum hm_status status = pass->op->largest(pass->stream, dy, &of_dy);
+    if (status == HM_OK && x) status = pass->op->largest(pass->stream, x, &of_x);
+    if (status != HM_OK) return status;
+    double bound = 1.02 * hm_rows(dy) * (double)of_dy * fmax(factor, (double)of_x);
+    if (isnan(bound)) bound = INFINITY; /* zero times infinity, in the gradients as well */
+    pass->bound = fmax(pass->bound, bound);
+    return HM_OK;
+}
+
+/* Gradients of a linear layer's weights and bias, at `first` and after it. */
+static enum hm_status linear_gradients(struct pass *pass, unsigned first, const struct hm_tensor *x,
+                                       const struct hm_tensor *dy, struct hm_weights *gradients)
+{
+    struct hm_tensor dbias = vector(gradients, first + 1);
+    enum hm_status status = note_bound(pass, dy, 1.0, x);
+    if (status == HM_OK)
+        status = pass->op->linear_dw(pass->stream, x, dy, &pass->parameters[first], false,
+                                     &gradients[first], &dbias);
+    return status;
+}
+
+/* inner_forward's gradient but for dx: `gradient` holds d loss / dr and becomes d loss / da; x is its
+ * input; parameters as in inner_forward. */
 static enum hm_status inner_backward(struct pass *pass, unsigned first, const struct hm_tensor *x,
                                      const struct hm_tensor *a, const struct hm_tensor *stats,
                                      const struct hm_tensor *r, struct hm_tensor *gradient,
-                                     struct hm_tensor *dx, float *dparameters)
+                                     struct hm_weights *gradients)
 {
-    const struct hm_tensor w = parameter(pass->plan, pass->parameters, first);
-    const struct hm_tensor scale = parameter(pass->plan, pass->parameters, first + 2);
-    struct hm_tensor dw = parameter(pass->plan, dparameters, first),
-                     db = parameter(pass->plan, dparameters, first + 1);
-    struct hm_tensor dscale = parameter(pass->plan, dparameters, first + 2);
-    struct hm_tensor dshift = parameter(pass->plan, dparameters, first + 3);
-    struct hm_stream *s = pass->stream;
-    enum hm_status status = pass->op->activation_grad(s, HM_ACT_RELU, r, gradient, gradient);
+    const struct hm_tensor scale = vector(pass->parameters, first + 2);
+    struct hm_tensor dscale = vector(gradients, first + 2), dshift = vector(gradients, first + 3);
+    /* of n normalised values, whose squares sum up to n at most */
+    enum hm_status status = note_bound(pass, gradient, sqrt(hm_columns(a)), NULL);
     if (status == HM_OK)
-        status =
-            pass->op->layer_norm_grad(s, a, stats, &scale, gradient, gradient, &dscale, &dshift);
-    if (status == HM_OK) status = pass->op->linear_dw(s, x, gradient, &dw, &db);
-    if (status == HM_OK) status = pass->op->linear_dx(s, gradient, &w, dx);
+        status = pass->op->layer_norm_grad(pass->stream, a, stats, &scale, r, gradient, false,
+                                           gradient, &dscale, &dshift);
+    if (status == HM_OK) status = linear_gradients(pass, first, x, gradient, gradients);
     return status;
 }
 
 static enum hm_status ffn_backward(struct hm_exec *exec, const struct hm_plan *plan,
-                                   const float *parameters, const struct hm_tensor *x,
+                                   const struct hm_weights *parameters, const struct hm_tensor *x,
                                    const struct hm_tensor *dy, struct hm_tensor *dx,
-                                   float *dparameters)
+                                   struct hm_weights *gradients, double *bound)
 {
     struct pass pass;
     pass_init(&pass, exec, plan, parameters, hm_rows(x));
-    const struct hm_tensor w6 = parameter(plan, parameters, W6);
-    struct hm_tensor dw6 = parameter(plan, dparameters, W6), db6 = parameter(plan, dparameters, B6);
     struct hm_stream *s = pass.stream;
     enum hm_status status = hidden_forward(&pass, x);
-    if (status == HM_OK) status = pass.op->linear_dw(s, &pass.r2, dy, &dw6, &db6);
-    if (status == HM_OK) status = pass.op->linear_dx(s, dy, &w6, &pass.gradient);
-    /* a2 has been read for the last time when its gradient is there: r1's gradient takes its place.
-     */
+    if (status == HM_OK) status = linear_gradients(&pass, W6, &pass.r2, dy, gradients);
+    if (status == HM_OK) status = pass.op->linear_dx(s, dy, &parameters[W6], NULL, &pass.gradient);
     if (status == HM_OK)
         status = inner_backward(&pass, W3, &pass.r1, &pass.a2, &pass.stats2, &pass.r2,
-                                &pass.gradient, &pass.a2, dparameters);
+                                &pass.gradient, gradients);
+    /* a2 has been read for the last time: r1's gradient takes its place. */
     if (status == HM_OK)
-        status = inner_backward(&pass, W0, x, &pass.a1, &pass.stats1, &pass.r1, &pass.a2, dx,
-                                dparameters);
-    if (status == HM_OK) status = pass.op->add(s, dx, dy, dx);
+        status = pass.op->linear_dx(s, &pass.gradient, &parameters[W3], NULL, &pass.a2);
+    if (status == HM_OK)
+        status =
+            inner_backward(&pass, W0, x, &pass.a1, &pass.stats1, &pass.r1, &pass.a2, gradients);
+    if (status == HM_OK) status = pass.op->linear_dx(s, &pass.a2, &parameters[W0], dy, dx);
+    *bound = pass.bound;
     return status;
 }
 

@@ -27,7 +27,7 @@ static void nop_init(const struct hm_plan *plan, uint64_t seed, float *parameter
 }
 
 static enum hm_status nop_forward(struct hm_exec *exec, const struct hm_plan *plan,
-                                  const float *parameters, const struct hm_tensor *x,
+                                  const struct hm_weights *parameters, const struct hm_tensor *x,
                                   struct hm_tensor *y)
 {
     (void)plan, (void)parameters;
@@ -35,11 +35,12 @@ static enum hm_status nop_forward(struct hm_exec *exec, const struct hm_plan *pl
 }
 
 static enum hm_status nop_backward(struct hm_exec *exec, const struct hm_plan *plan,
-                                   const float *parameters, const struct hm_tensor *x,
+                                   const struct hm_weights *parameters, const struct hm_tensor *x,
                                    const struct hm_tensor *dy, struct hm_tensor *dx,
-                                   float *dparameters)
+                                   struct hm_weights *gradients, double *bound)
 {
-    (void)plan, (void)parameters, (void)x, (void)dparameters;
+    (void)plan, (void)parameters, (void)x, (void)gradients;
+    *bound = 0.0;
     return exec->device->ops->gather(exec->stream, dy, NULL, NULL, dx);
 }
 
@@ -64,7 +65,7 @@ static void sleep_rest(const struct hm_plan *plan, hm_ns began)
 }
 
 static enum hm_status delay_forward(struct hm_exec *exec, const struct hm_plan *plan,
-                                    const float *parameters, const struct hm_tensor *x,
+                                    const struct hm_weights *parameters, const struct hm_tensor *x,
                                     struct hm_tensor *y)
 {
     hm_ns began = hm_thread_clock();
@@ -74,12 +75,12 @@ static enum hm_status delay_forward(struct hm_exec *exec, const struct hm_plan *
 }
 
 static enum hm_status delay_backward(struct hm_exec *exec, const struct hm_plan *plan,
-                                     const float *parameters, const struct hm_tensor *x,
+                                     const struct hm_weights *parameters, const struct hm_tensor *x,
                                      const struct hm_tensor *dy, struct hm_tensor *dx,
-                                     float *dparameters)
+                                     struct hm_weights *gradients, double *bound)
 {
     hm_ns began = hm_thread_clock();
-    enum hm_status status = nop_backward(exec, plan, parameters, x, dy, dx, dparameters);
+    enum hm_status status = nop_backward(exec, plan, parameters, x, dy, dx, gradients, bound);
     sleep_rest(plan, began);
     return status;
 }

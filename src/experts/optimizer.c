@@ -12,31 +12,41 @@
 static const float beta1 = 0.9f, beta2 = 0.999f, epsilon = 1e-8f;
 
 static enum hm_status sgd_step(struct hm_exec *exec, const struct hm_expert_conf *conf,
-                               uint64_t step, float gradient_scale, size_t count, float *param,
-                               const float *grad, float *const *slot)
+                               uint64_t step, float gradient_scale, const struct hm_update *updates,
+                               unsigned update_count)
 {
     (void)step;
-    float *velocity = conf->momentum > 0.0f ? slot[0] : NULL;
+    struct hm_update plain[HM_PARAMETERS_MAX];
+    HM_ASSERT(update_count <= HM_PARAMETERS_MAX);
+    for (unsigned i = 0; i < update_count; i++) {
+        plain[i] = updates[i];
+        if (conf->momentum == 0.0f) plain[i].slot[0] = NULL;
+    }
     return exec->device->ops->sgd(exec->stream, conf->rate, conf->momentum, conf->weight_decay,
-                                  gradient_scale, count, param, grad, velocity);
+                                  gradient_scale, plain, update_count);
+}
+
+static enum hm_status adam_with(struct hm_exec *exec, const struct hm_expert_conf *conf,
+                                float weight_decay, uint64_t step, float gradient_scale,
+                                const struct hm_update *updates, unsigned update_count)
+{
+    const struct hm_adam adam = {beta1, beta2, epsilon, weight_decay};
+    return exec->device->ops->adam(exec->stream, &adam, step, conf->rate, gradient_scale, updates,
+                                   update_count);
 }
 
 static enum hm_status adam_step(struct hm_exec *exec, const struct hm_expert_conf *conf,
-                                uint64_t step, float gradient_scale, size_t count, float *param,
-                                const float *grad, float *const *slot)
+                                uint64_t step, float gradient_scale,
+                                const struct hm_update *updates, unsigned update_count)
 {
-    const struct hm_adam adam = {beta1, beta2, epsilon, 0.0f};
-    return exec->device->ops->adam(exec->stream, &adam, step, conf->rate, gradient_scale, count,
-                                   param, grad, slot[0], slot[1]);
+    return adam_with(exec, conf, 0.0f, step, gradient_scale, updates, update_count);
 }
 
 static enum hm_status adamw_step(struct hm_exec *exec, const struct hm_expert_conf *conf,
-                                 uint64_t step, float gradient_scale, size_t count, float *param,
-                                 const float *grad, float *const *slot)
+                                 uint64_t step, float gradient_scale,
+                                 const struct hm_update *updates, unsigned update_count)
 {
-    const struct hm_adam adam = {beta1, beta2, epsilon, conf->weight_decay};
-    return exec->device->ops->adam(exec->stream, &adam, step, conf->rate, gradient_scale, count,
-                                   param, grad, slot[0], slot[1]);
+    return adam_with(exec, conf, conf->weight_decay, step, gradient_scale, updates, update_count);
 }
 
 static const struct hm_optimizer optimizers[] = {

@@ -124,12 +124,13 @@ enum hm_status hm_local_optimizer_step(struct hm_local_optimizer *optimizer)
         optimizer->step++;
         for (unsigned i = 0; status == HM_OK && i < optimizer->layer_count; i++) {
             const struct hm_layer *layer = optimizer->layer[i];
-            float *slot[HM_SLOTS_MAX] = {NULL};
+            struct hm_update update = {.count = layer->parameter_count,
+                                       .param = layer->parameter,
+                                       .grad = layer->gradient};
             for (unsigned k = 0; k < optimizer->kind->slot_count; k++)
-                slot[k] = (float *)optimizer->slot[k].base + at;
-            status = optimizer->kind->step(&exec, &optimizer->conf, optimizer->step, scale,
-                                           layer->parameter_count, layer->parameter,
-                                           layer->gradient, slot);
+                update.slot[k] = (float *)optimizer->slot[k].base + at;
+            status =
+                optimizer->kind->step(&exec, &optimizer->conf, optimizer->step, scale, &update, 1);
             at += layer->parameter_count;
         }
         if (status == HM_OK) status = optimizer->device->ops->sync(optimizer->stream);

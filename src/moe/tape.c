@@ -219,9 +219,9 @@ hm_moe_value hm_moe_tape_input(struct hm_moe_tape *tape, const struct hm_tensor 
 
 /* ---- layers ---------------------------------------------------------------------------------- */
 
-static struct hm_tensor weight_of(const struct hm_layer *layer, float *memory)
+static struct hm_weights weight_of(const struct hm_layer *layer, float *memory)
 {
-    return hm_matrix_f32(memory, layer->output, layer->input);
+    return hm_weights_dense(memory, layer->output, layer->input);
 }
 
 /* The second half of a layer's parameters: bias or shift; `first` elements come before it. */
@@ -237,12 +237,13 @@ static enum hm_status linear_backward(struct hm_moe_tape *tape, struct hm_tape_n
     size_t weights = (size_t)layer->input * layer->output;
     struct hm_tensor x = hm_tape_matrix(tape, node->in[0]),
                      dy = hm_tape_gradient_matrix(tape, node->out), dx;
-    struct hm_tensor w = weight_of(layer, layer->parameter), dw = weight_of(layer, layer->gradient);
+    struct hm_weights w = weight_of(layer, layer->parameter),
+                      dw = weight_of(layer, layer->gradient);
     struct hm_tensor dbias = vector_of(layer, layer->gradient, weights);
-    enum hm_status status = ops->linear_dw(tape->stream, &x, &dy, &dw, &dbias);
+    enum hm_status status = ops->linear_dw(tape->stream, &x, &dy, &w, true, &dw, &dbias);
     if (status != HM_OK || !tape->value[node->in[0]].wanted) return status;
     status = hm_tape_gradient_take(tape, node->in[0], &dx);
-    if (status == HM_OK) status = ops->linear_dx(tape->stream, &dy, &w, &dx);
+    if (status == HM_OK) status = ops->linear_dx(tape->stream, &dy, &w, NULL, &dx);
     if (status == HM_OK) status = hm_tape_gradient_give(tape, node->in[0], &dx);
     return status;
 }
@@ -258,8 +259,8 @@ static enum hm_status norm_backward(struct hm_moe_tape *tape, struct hm_tape_nod
     struct hm_tensor dshift = vector_of(layer, layer->gradient, layer->output);
     enum hm_status status = hm_tape_gradient_take(tape, node->in[0], &dx);
     if (status == HM_OK)
-        status = tape->device->ops->layer_norm_grad(tape->stream, &x, &stats, &scale, &dy, &dx,
-                                                    &dscale, &dshift);
+        status = tape->device->ops->layer_norm_grad(tape->stream, &x, &stats, &scale, NULL, &dy,
+                                                    true, &dx, &dscale, &dshift);
     if (status == HM_OK) status = hm_tape_gradient_give(tape, node->in[0], &dx);
     return status;
 }
@@ -283,10 +284,11 @@ static enum hm_status layer_forward(struct hm_moe_tape *tape, struct hm_layer *l
     const struct hm_device_ops *ops = tape->device->ops;
     switch (layer->kind) {
     case HM_LAYER_LINEAR: {
-        struct hm_tensor w = weight_of(layer, layer->parameter);
+        const struct hm_weights w = weight_of(layer, layer->parameter);
         struct hm_tensor bias =
             vector_of(layer, layer->parameter, (size_t)layer->input * layer->output);
-        return ops->linear(tape->stream, x, &w, &bias, HM_ACT_NONE, y);
+        const struct hm_epilogue epilogue = {.bias = &bias};
+        return ops->linear(tape->stream, x, &w, &epilogue, y);
     }
     case HM_LAYER_NORM: {
         struct hm_tensor scale = vector_of(layer, layer->parameter, 0);

@@ -33,35 +33,149 @@ static void linear_reference(const struct op_case *c, const double *const *in, d
     }
 }
 
-static enum hm_status linear_forward(struct hm_stream *s, const struct op_case *c,
-                                     const struct hm_tensor *in, struct hm_tensor *out)
+/* The weights of input 1 and the gradient of them as a device may keep them: in PyTorch's layout, in
+ * its own, and there with a packed copy for products in bf16. */
+enum kept { KEPT_DENSE, KEPT_PLACED, KEPT_ROUNDED, KEPT_LIBRARY };
+struct kept_weights {
+    struct hm_span data, gradient_data;
+    struct hm_weights w, gradient;
+};
+
+static void copy_weights(struct hm_weights *to, const struct hm_weights *from)
 {
-    (void)c;
-    return ops(s)->linear(s, &in[0], &in[1], &in[2], HM_ACT_NONE, out);
+    for (size_t o = 0; o < to->out; o++)
+        for (size_t i = 0; i < to->in; i++)
+            to->data[o * to->layout.out_stride + i * to->layout.in_stride] =
+                from->data[o * from->layout.out_stride + i * from->layout.in_stride];
 }
 
-static enum hm_status linear_backward(struct hm_stream *s, const struct op_case *c,
-                                      const struct hm_tensor *in, const struct hm_tensor *out,
-                                      const struct hm_tensor *dy, struct hm_tensor *gradient)
+static enum hm_status keep(struct hm_stream *s, const struct hm_tensor *dense, enum kept how,
+                           struct kept_weights *kept)
 {
-    (void)c, (void)out;
-    enum hm_status status = ops(s)->linear_dx(s, dy, &in[1], &gradient[0]);
-    if (status == HM_OK) status = ops(s)->linear_dw(s, &in[0], dy, &gradient[1], &gradient[2]);
+    struct hm_weights from = hm_weights_dense(hm_f32(dense), hm_rows(dense), hm_columns(dense));
+    *kept = (struct kept_weights){.w = from};
+    if (how != KEPT_DENSE) ops(s)->weights_layout(s->device, from.out, from.in, &kept->w.layout);
+    size_t bytes = kept->w.layout.elements * sizeof(float);
+    enum hm_status status = ops(s)->alloc(s->device, bytes, &kept->data);
+    if (status == HM_OK) status = ops(s)->alloc(s->device, bytes, &kept->gradient_data);
+    if (status != HM_OK) return status;
+    kept->gradient = kept->w;
+    kept->w.data = kept->data.base;
+    kept->gradient.data = kept->gradient_data.base;
+    copy_weights(&kept->w, &from);
+    if (how < KEPT_ROUNDED) return HM_OK;
+    status =
+        hm_device_cpu_set_bf16(s->device, how == KEPT_LIBRARY ? HM_BF16_LIBRARY : HM_BF16_ROUNDED);
+    if (status == HM_OK) status = ops(s)->pack_create(s->device, &kept->w, &kept->w.packed);
     return status;
 }
+
+static void let_go(struct hm_stream *s, struct kept_weights *kept)
+{
+    ops(s)->pack_destroy(s->device, kept->w.packed);
+    ops(s)->free(s->device, &kept->data);
+    ops(s)->free(s->device, &kept->gradient_data);
+}
+
+static enum hm_status linear_run(struct hm_stream *s, const struct hm_tensor *in, enum kept how,
+                                 struct hm_tensor *out)
+{
+    struct kept_weights kept;
+    const struct hm_epilogue epilogue = {.bias = &in[2]};
+    enum hm_status status = keep(s, &in[1], how, &kept);
+    if (status == HM_OK) status = ops(s)->linear(s, &in[0], &kept.w, &epilogue, out);
+    let_go(s, &kept);
+    return status;
+}
+
+/* Gradients of x, weights and bias; those of the dense weights are accumulated. */
+static enum hm_status linear_run_back(struct hm_stream *s, const struct hm_tensor *in,
+                                      enum kept how, const struct hm_tensor *dy,
+                                      struct hm_tensor *gradient)
+{
+    struct kept_weights kept;
+    struct hm_weights to =
+        hm_weights_dense(hm_f32(&gradient[1]), hm_rows(&gradient[1]), hm_columns(&gradient[1]));
+    enum hm_status status = keep(s, &in[1], how, &kept);
+    copy_weights(&kept.gradient, &to); /* NaN, where it is to be written */
+    if (status == HM_OK) status = ops(s)->linear_dx(s, dy, &kept.w, NULL, &gradient[0]);
+    if (status == HM_OK)
+        status = ops(s)->linear_dw(s, &in[0], dy, &kept.w, how == KEPT_DENSE, &kept.gradient,
+                                   &gradient[2]);
+    copy_weights(&to, &kept.gradient);
+    let_go(s, &kept);
+    return status;
+}
+
+#define LINEAR_AS(NAME, KEPT)                                                                      \
+    static enum hm_status NAME##_forward(struct hm_stream *s, const struct op_case *c,             \
+                                         const struct hm_tensor *in, struct hm_tensor *out)        \
+    {                                                                                              \
+        (void)c;                                                                                   \
+        return linear_run(s, in, KEPT, out);                                                       \
+    }                                                                                              \
+    static enum hm_status NAME##_backward(struct hm_stream *s, const struct op_case *c,            \
+                                          const struct hm_tensor *in, const struct hm_tensor *out, \
+                                          const struct hm_tensor *dy, struct hm_tensor *gradient)  \
+    {                                                                                              \
+        (void)c, (void)out;                                                                        \
+        return linear_run_back(s, in, KEPT, dy, gradient);                                         \
+    }
+LINEAR_AS(dense, KEPT_DENSE)
+LINEAR_AS(placed, KEPT_PLACED)
+LINEAR_AS(rounded, KEPT_ROUNDED)
+LINEAR_AS(library, KEPT_LIBRARY)
 
 static const struct op linear = {
     .name = "linear",
     .shape = linear_shape,
     .reference = linear_reference,
-    .forward = linear_forward,
-    .backward = linear_backward,
+    .forward = dense_forward,
+    .backward = dense_backward,
     .accumulates = 1u << 1 | 1u << 2,
     .error_max = 1e-11,
     .gradient_error_max = 1e-10,
 };
 
-/* The activation fused into linear, without bias; its columns out are as many as in. */
+static const struct op linear_placed = {
+    .name = "linear, its layout",
+    .shape = linear_shape,
+    .reference = linear_reference,
+    .forward = placed_forward,
+    .backward = placed_backward,
+    .error_max = 1e-11,
+    .gradient_error_max = 1e-10,
+};
+
+/* Against the function without any rounding: two factors of 2^-9 each, at most. */
+static const struct op linear_rounded = {
+    .name = "linear bf16, rounded",
+    .shape = linear_shape,
+    .reference = linear_reference,
+    .forward = rounded_forward,
+    .backward = rounded_backward,
+    .error_max = 1e-5,
+    .gradient_error_max = 1e-5,
+};
+
+static bool library_is_there(struct hm_device *device, const char **why)
+{
+    *why = "oneDNN has no products in bf16 on this CPU";
+    return hm_device_cpu_set_bf16(device, HM_BF16_LIBRARY) == HM_OK;
+}
+
+static const struct op linear_library = {
+    .name = "linear bf16, oneDNN",
+    .there = library_is_there,
+    .shape = linear_shape,
+    .reference = linear_reference,
+    .forward = library_forward,
+    .backward = library_backward,
+    .error_max = 1e-5,
+    .gradient_error_max = 1e-5,
+};
+
+/* An activation as the epilogue, without bias; columns out are as many as in. */
 static void fused_shape(const struct op_case *c, struct op_shape *shape)
 {
     *shape = (struct op_shape){
@@ -93,7 +207,9 @@ static void fused_reference(const struct op_case *c, const double *const *in, do
 static enum hm_status fused_forward(struct hm_stream *s, const struct op_case *c,
                                     const struct hm_tensor *in, struct hm_tensor *out)
 {
-    return ops(s)->linear(s, &in[0], &in[1], NULL, (enum hm_activation)c->option, out);
+    const struct hm_weights w = hm_weights_dense(hm_f32(&in[1]), c->columns, c->columns);
+    const struct hm_epilogue epilogue = {.act = (enum hm_activation)c->option};
+    return ops(s)->linear(s, &in[0], &w, &epilogue, out);
 }
 
 static const struct op linear_fused = {
@@ -101,6 +217,125 @@ static const struct op linear_fused = {
     .shape = fused_shape,
     .reference = fused_reference,
     .forward = fused_forward,
+    .error_max = 1e-11,
+};
+
+/* The whole epilogue: ReLU(LN(x w^T + bias + add)); x, w, bias, add, scale, shift; the gradient comes
+ * back through the ReLU's zeros. */
+static void block_shape(const struct op_case *c, struct op_shape *shape)
+{
+    struct op_matrix vector = {1, c->option}, out = {c->rows, c->option};
+    *shape = (struct op_shape){
+        6, {{c->rows, c->columns}, {c->option, c->columns}, vector, out, vector, vector}, out};
+}
+
+static void block_reference(const struct op_case *c, const double *const *in, double *out)
+{
+    linear_reference(c, in, out);
+    for (uint32_t r = 0; r < c->rows; r++) {
+        double *row = out + (size_t)r * c->option, mean = 0.0, variance = 0.0;
+        for (uint32_t k = 0; k < c->option; k++) row[k] += in[3][(size_t)r * c->option + k];
+        for (uint32_t k = 0; k < c->option; k++) mean += row[k] / c->option;
+        for (uint32_t k = 0; k < c->option; k++)
+            variance += (row[k] - mean) * (row[k] - mean) / c->option;
+        for (uint32_t k = 0; k < c->option; k++)
+            row[k] = act_value(HM_ACT_RELU,
+                               (row[k] - mean) / sqrt(variance + 1e-5) * in[4][k] + in[5][k]);
+    }
+}
+
+/* What forward leaves for backward. */
+struct block {
+    struct hm_span span;
+    struct hm_tensor a, stats;
+};
+
+static enum hm_status block_run(struct hm_stream *s, const struct op_case *c,
+                                const struct hm_tensor *in, struct hm_tensor *out, struct block *b)
+{
+    size_t count = (size_t)c->rows * c->option;
+    enum hm_status status =
+        ops(s)->alloc(s->device, (count + 2 * (size_t)c->rows) * sizeof(float), &b->span);
+    if (status != HM_OK) return status;
+    b->a = hm_matrix_f32(b->span.base, c->rows, c->option);
+    b->stats = hm_matrix_f32((float *)b->span.base + count, c->rows, 2);
+    const struct hm_weights w = hm_weights_dense(hm_f32(&in[1]), c->option, c->columns);
+    const struct hm_norm norm = {&in[4], &in[5], 1e-5f, &b->stats, out};
+    const struct hm_epilogue epilogue = {&in[2], &in[3], &norm, HM_ACT_RELU};
+    return ops(s)->linear(s, &in[0], &w, &epilogue, &b->a);
+}
+
+static enum hm_status block_forward(struct hm_stream *s, const struct op_case *c,
+                                    const struct hm_tensor *in, struct hm_tensor *out)
+{
+    struct block b;
+    enum hm_status status = block_run(s, c, in, out, &b);
+    ops(s)->free(s->device, &b.span);
+    return status;
+}
+
+static enum hm_status block_backward(struct hm_stream *s, const struct op_case *c,
+                                     const struct hm_tensor *in, const struct hm_tensor *out,
+                                     const struct hm_tensor *dy, struct hm_tensor *gradient)
+{
+    struct block b;
+    struct hm_tensor again = *out;
+    const struct hm_weights w = hm_weights_dense(hm_f32(&in[1]), c->option, c->columns);
+    struct hm_weights dw = hm_weights_dense(hm_f32(&gradient[1]), c->option, c->columns);
+    enum hm_status status = block_run(s, c, in, &again, &b);
+    if (status == HM_OK)
+        status = ops(s)->layer_norm_grad(s, &b.a, &b.stats, &in[4], out, dy, false, &gradient[3],
+                                         &gradient[4], &gradient[5]);
+    if (status == HM_OK) status = ops(s)->linear_dx(s, &gradient[3], &w, NULL, &gradient[0]);
+    if (status == HM_OK)
+        status = ops(s)->linear_dw(s, &in[0], &gradient[3], &w, false, &dw, &gradient[2]);
+    ops(s)->free(s->device, &b.span);
+    return status;
+}
+
+static const struct op block = {
+    .name = "ReLU(LN(linear))",
+    .shape = block_shape,
+    .reference = block_reference,
+    .forward = block_forward,
+    .backward = block_backward,
+    .error_max = 1e-11,
+    .gradient_error_max = 1e-6,
+};
+
+/* dx and what is added to it; option columns out, as in linear */
+static void dx_add_shape(const struct op_case *c, struct op_shape *shape)
+{
+    *shape =
+        (struct op_shape){3,
+                          {{c->rows, c->option}, {c->option, c->columns}, {c->rows, c->columns}},
+                          {c->rows, c->columns}};
+}
+
+static void dx_add_reference(const struct op_case *c, const double *const *in, double *out)
+{
+    for (uint32_t r = 0; r < c->rows; r++) {
+        for (uint32_t k = 0; k < c->columns; k++) {
+            double sum = in[2][(size_t)r * c->columns + k];
+            for (uint32_t o = 0; o < c->option; o++)
+                sum += in[0][(size_t)r * c->option + o] * in[1][(size_t)o * c->columns + k];
+            out[(size_t)r * c->columns + k] = sum;
+        }
+    }
+}
+
+static enum hm_status dx_add_forward(struct hm_stream *s, const struct op_case *c,
+                                     const struct hm_tensor *in, struct hm_tensor *out)
+{
+    const struct hm_weights w = hm_weights_dense(hm_f32(&in[1]), c->option, c->columns);
+    return ops(s)->linear_dx(s, &in[0], &w, &in[2], out);
+}
+
+static const struct op dx_add = {
+    .name = "linear_dx+add",
+    .shape = dx_add_shape,
+    .reference = dx_add_reference,
+    .forward = dx_add_forward,
     .error_max = 1e-11,
 };
 
@@ -160,8 +395,8 @@ static enum hm_status layer_norm_backward(struct hm_stream *s, const struct op_c
     struct hm_tensor stats, again = *out;
     enum hm_status status = layer_norm_run(s, c, in, &again, &span, &stats);
     if (status == HM_OK)
-        status = ops(s)->layer_norm_grad(s, &in[0], &stats, &in[1], dy, &gradient[0], &gradient[1],
-                                         &gradient[2]);
+        status = ops(s)->layer_norm_grad(s, &in[0], &stats, &in[1], NULL, dy, true, &gradient[0],
+                                         &gradient[1], &gradient[2]);
     ops(s)->free(s->device, &span);
     return status;
 }
@@ -451,6 +686,33 @@ static const struct op norm = {
     .error_max = 1e-12,
 };
 
+static void largest_shape(const struct op_case *c, struct op_shape *shape)
+{
+    *shape = (struct op_shape){1, {{c->rows, c->columns}}, {1, 1}};
+}
+
+static void largest_reference(const struct op_case *c, const double *const *in, double *out)
+{
+    out[0] = 0.0;
+    for (size_t i = 0; i < (size_t)c->rows * c->columns; i++) out[0] = fmax(out[0], fabs(in[0][i]));
+}
+
+static enum hm_status largest_forward(struct hm_stream *s, const struct op_case *c,
+                                      const struct hm_tensor *in, struct hm_tensor *out)
+{
+    (void)c;
+    return ops(s)->largest(s, &in[0], hm_f32(out));
+}
+
+static const struct op largest = {
+    .name = "largest",
+    .shape = largest_shape,
+    .draw = wide_range,
+    .reference = largest_reference,
+    .forward = largest_forward,
+    .error_max = 0.0,
+};
+
 static void zero_reference(const struct op_case *c, const double *const *in, double *out)
 {
     (void)in;
@@ -499,8 +761,10 @@ static enum hm_status sgd_forward(struct hm_stream *s, const struct op_case *c,
     float *param = hm_f32(out), *velocity = c->option ? param + count : NULL;
     memcpy(param, hm_f32(&in[0]), count * sizeof *param);
     if (velocity) memcpy(velocity, hm_f32(&in[2]), count * sizeof *velocity);
-    return ops(s)->sgd(s, (float)rate, (float)momentum, (float)decay, (float)gradient_scale, count,
-                       param, hm_f32(&in[1]), velocity);
+    const struct hm_update update = {
+        .count = count, .param = param, .grad = hm_f32(&in[1]), .slot = {velocity}};
+    return ops(s)->sgd(s, (float)rate, (float)momentum, (float)decay, (float)gradient_scale,
+                       &update, 1);
 }
 
 static const struct op sgd = {
@@ -550,8 +814,17 @@ static enum hm_status adam_forward(struct hm_stream *s, const struct op_case *c,
     memcpy(param, hm_f32(&in[0]), count * sizeof *param);
     memcpy(m, hm_f32(&in[2]), count * sizeof *m);
     memcpy(v, hm_f32(&in[3]), count * sizeof *v);
-    return ops(s)->adam(s, &conf, c->option, (float)rate, (float)gradient_scale, count, param,
-                        hm_f32(&in[1]), m, v);
+    /* in two arrays, of which one may be empty */
+    size_t half = count / 2;
+    const float *grad = hm_f32(&in[1]);
+    const struct hm_update updates[] = {
+        {.count = half, .param = param, .grad = grad, .slot = {m, v}},
+        {.count = count - half,
+         .param = param + half,
+         .grad = grad + half,
+         .slot = {m + half, v + half}},
+    };
+    return ops(s)->adam(s, &conf, c->option, (float)rate, (float)gradient_scale, updates, 2);
 }
 
 static const struct op adam = {
@@ -573,9 +846,35 @@ const struct op_case op_cases[] = {
     {&linear, 1, 4096, 31, true},
     {&linear, 32, 1024, 4096, false},
     {&linear, 300, 257, 129, false},
+    {&linear_placed, 1, 1, 1, true},
+    {&linear_placed, 1, 64, 10, true},
+    {&linear_placed, 7, 33, 65, true},
+    {&linear_placed, 17, 130, 257, true},
+    {&linear_placed, 1, 4096, 31, true},
+    {&linear_placed, 33, 1024, 4096, false},
+    {&linear_placed, 300, 257, 320, false},
+    {&linear_rounded, 1, 1, 1, true},
+    {&linear_rounded, 1, 64, 10, true},
+    {&linear_rounded, 7, 33, 65, true},
+    {&linear_rounded, 17, 130, 257, true},
+    {&linear_rounded, 1, 4096, 31, true},
+    {&linear_rounded, 33, 1024, 4096, false},
+    {&linear_rounded, 300, 257, 320, false},
+    {&linear_library, 1, 1, 1, true},
+    {&linear_library, 1, 64, 10, true},
+    {&linear_library, 7, 33, 65, true},
+    {&linear_library, 17, 130, 257, true},
+    {&linear_library, 1, 4096, 31, true},
+    {&linear_library, 33, 1024, 4096, false},
+    {&linear_library, 300, 257, 320, false},
     {&linear_fused, 5, 37, HM_ACT_NONE, false},
     {&linear_fused, 5, 37, HM_ACT_RELU, false},
     {&linear_fused, 33, 259, HM_ACT_GELU, false},
+    {&block, 1, 3, 7, true},
+    {&block, 33, 65, 130, true},
+    {&block, 67, 12, 4099, false},
+    {&dx_add, 1, 1, 1, false},
+    {&dx_add, 33, 130, 65, false},
     {&layer_norm, 1, 5, 5, true},
     {&layer_norm, 1, 4096, 5, true},
     {&layer_norm, 7, 33, 3, true},
@@ -605,6 +904,8 @@ const struct op_case op_cases[] = {
     {&norm, 1, 1, 0, false},
     {&norm, 1, 1023, 0, false},
     {&norm, 67, 4099, 0, false},
+    {&largest, 1, 1, 0, false},
+    {&largest, 67, 4099, 0, false},
     {&zero, 1, 3, 0, false},
     {&zero, 301, 4096, 0, false},
     {&sgd, 1, 1, 0, false},

@@ -6,7 +6,7 @@
 #include "base/rng.h"
 #include "experts/device.h"
 
-enum { OP_INPUTS_MAX = 4 };
+enum { OP_INPUTS_MAX = 6 };
 
 struct op_case;
 struct op_matrix {
@@ -18,6 +18,8 @@ struct op_shape {
 };
 struct op {
     const char *name;
+    /* NULL: on every device; else false where it is not, and why */
+    bool (*there)(struct hm_device *device, const char **why);
     void (*shape)(const struct op_case *c, struct op_shape *shape);
     float (*draw)(struct hm_rng *rng, unsigned input); /* NULL: normal */
     void (*reference)(const struct op_case *c, const double *const *in, double *out);

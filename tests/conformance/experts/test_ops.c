@@ -229,6 +229,15 @@ static void run_case(void **state)
         print_message("SKIP %s: %s\n", devices[run->device].name, devices[run->device].absent);
         skip();
     }
+    struct hm_device *device;
+    const char *why = NULL;
+    assert_ok(devices[run->device].create(&device));
+    bool there = !run->c->op->there || run->c->op->there(device, &why);
+    hm_device_destroy(device);
+    if (!there) {
+        print_message("SKIP %s: %s\n", run->name, why);
+        skip();
+    }
     if (run->mode == MODE_TEST)
         check_output(run);
     else

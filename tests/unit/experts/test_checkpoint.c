@@ -3,6 +3,7 @@
 
 #include "base/log.h"
 #include "experts/checkpoint.h"
+#include "support_arrays.h"
 
 #include <fcntl.h>
 #include <signal.h>
@@ -47,12 +48,14 @@ static void save(struct hm_expert *expert, uint64_t step)
 {
     struct hm_snapshot *snapshot;
     size_t count = hm_expert_plan(expert)->parameter_elements;
-    for (size_t i = 0; i < count; i++) {
-        hm_expert_parameters(expert)[i] = (float)(i + step);
-        hm_expert_slot(expert, 0)[i] = (float)(2 * i + step);
-        hm_expert_slot(expert, 1)[i] = (float)(3 * i + step);
+    float *values = malloc(count * sizeof *values);
+    assert_non_null(values);
+    for (unsigned array = 0; array < 3; array++) {
+        for (size_t i = 0; i < count; i++) values[i] = (float)((1 + array) * i + step);
+        array_put(expert, array, values);
     }
-    hm_expert_set_step(expert, step);
+    free(values);
+    assert_ok(hm_expert_loaded(expert, step));
     assert_ok(hm_snapshot_create(expert, &snapshot));
     assert_ok(hm_snapshot_take(snapshot, expert));
     assert_ok(hm_snapshot_set_dedupe(snapshot, "window", 6));
@@ -70,10 +73,11 @@ static void assert_loads(const char *uid, uint64_t step)
     assert_int_equal(hm_expert_step(expert), step);
     assert_int_equal(bytes, 6);
     assert_memory_equal(dedupe, "window", 6);
-    for (size_t i = 0; i < count; i++) {
-        assert_true(hm_expert_parameters(expert)[i] == (float)(i + step));
-        assert_true(hm_expert_slot(expert, 0)[i] == (float)(2 * i + step));
-        assert_true(hm_expert_slot(expert, 1)[i] == (float)(3 * i + step));
+    for (unsigned array = 0; array < 3; array++) {
+        float *values = array_get(expert, array);
+        for (size_t i = 0; i < count; i++)
+            assert_true(values[i] == (float)((1 + array) * i + step));
+        free(values);
     }
     free(dedupe);
     hm_expert_destroy(expert);
@@ -186,9 +190,9 @@ static void an_expert_of_another_size_or_optimizer_is_refused_untouched(void **s
     hm_expert_destroy(expert);
     other.hidden = 16;
     expert = make("ffn.5.0", &other);
-    float before = hm_expert_parameters(expert)[0];
+    float before = hm_expert_array(expert, 0)[0];
     assert_status(hm_checkpoint_load(dir, expert, &dedupe, &bytes), HM_ERR_SHAPE);
-    assert_true(hm_expert_parameters(expert)[0] == before);
+    assert_true(hm_expert_array(expert, 0)[0] == before);
     assert_int_equal(hm_expert_step(expert), 0);
     hm_expert_destroy(expert);
     other = conf;
@@ -205,7 +209,7 @@ static void a_full_disk_leaves_the_generation_before(void **state)
     struct hm_snapshot *snapshot;
     struct rlimit before, small = {.rlim_cur = 4096};
     save(expert, 10);
-    hm_expert_set_step(expert, 20);
+    assert_ok(hm_expert_loaded(expert, 20));
     assert_ok(hm_snapshot_create(expert, &snapshot));
     assert_ok(hm_snapshot_take(snapshot, expert));
     signal(SIGXFSZ, SIG_IGN); /* writes past the limit then fail as on a full disk */

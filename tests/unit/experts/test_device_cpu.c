@@ -104,13 +104,22 @@ static void ops_in_place_give_the_same_bits(void **state)
                   op->softmax_grad(stream, &ta, &in, &in));
     SAME_IN_PLACE(a, op->layer_norm(stream, &ta, &gain, &gain, 1e-5f, &out, &stat),
                   op->layer_norm(stream, &in, &gain, &gain, 1e-5f, &in, &stat));
-    SAME_IN_PLACE(b, op->layer_norm_grad(stream, &ta, &stat, &gain, &tb, &out, &dscale, &dshift),
-                  op->layer_norm_grad(stream, &ta, &stat, &gain, &in, &in, &dscale, &dshift));
+    SAME_IN_PLACE(
+        b, op->layer_norm_grad(stream, &ta, &stat, &gain, NULL, &tb, true, &out, &dscale, &dshift),
+        op->layer_norm_grad(stream, &ta, &stat, &gain, NULL, &in, true, &in, &dscale, &dshift));
+    SAME_IN_PLACE(
+        b, op->layer_norm_grad(stream, &ta, &stat, &gain, &tb, &tb, true, &out, &dscale, &dshift),
+        op->layer_norm_grad(stream, &ta, &stat, &gain, &tb, &in, true, &in, &dscale, &dshift));
+    memset(sums, 0, 2 * COLUMNS * sizeof *sums);
+    for (int twice = 0; twice < 2; twice++)
+        assert_ok(op->layer_norm_grad(stream, &ta, &stat, &gain, NULL, &tb, true, &out, &dscale,
+                                      &dshift));
     /* the column sums were accumulated twice, from the same dy */
     struct hm_tensor once_scale = hm_matrix_f32(place, 1, COLUMNS),
                      once_shift = hm_matrix_f32(place + COLUMNS, 1, COLUMNS);
     memset(place, 0, 2 * COLUMNS * sizeof *place);
-    assert_ok(op->layer_norm_grad(stream, &ta, &stat, &gain, &tb, &out, &once_scale, &once_shift));
+    assert_ok(op->layer_norm_grad(stream, &ta, &stat, &gain, NULL, &tb, true, &out, &once_scale,
+                                  &once_shift));
     for (int i = 0; i < 2 * COLUMNS; i++) assert_near(sums[i], 2.0f * place[i], 1e-3);
     free(a), free(b), free(scale), free(beside), free(place), free(stats), free(sums);
 }
@@ -145,8 +154,19 @@ static void nan_goes_through_every_op(void **state)
         assert_ok(op->cross_entropy(stream, &tx, &label, 1.0f, &loss, &y));
         assert_true(isnan(loss) && isnan(out[0]));
         struct hm_tensor scalar = hm_matrix_f32(out, 1, 1);
-        assert_ok(op->linear(stream, &tx, &one, NULL, HM_ACT_RELU, &scalar));
+        const struct hm_weights weights = hm_weights_dense(ones, 1, COLUMNS);
+        const struct hm_epilogue relu = {.act = HM_ACT_RELU};
+        assert_ok(op->linear(stream, &tx, &weights, &relu, &scalar));
         assert_true(isnan(out[0]));
+        const struct hm_norm norm_of = {&one, &one, 1e-5f, &stat, &y};
+        const struct hm_weights column = hm_weights_dense(ones, COLUMNS, 1);
+        const struct hm_epilogue norm_relu = {.norm = &norm_of, .act = HM_ACT_RELU};
+        struct hm_tensor nan_scalar = hm_matrix_f32(&x[at], 1, 1), wide = y;
+        assert_ok(op->linear(stream, &nan_scalar, &column, &norm_relu, &wide));
+        for (int i = 0; i < COLUMNS; i++) assert_true(isnan(out[i]));
+        float largest;
+        assert_ok(op->largest(stream, &tx, &largest));
+        assert_true(isinf(largest));
         double norm;
         bool finite = true;
         assert_ok(op->norm(stream, x, COLUMNS, &norm, &finite));
@@ -206,13 +226,19 @@ static void results_do_not_depend_on_the_size_of_the_team(void **state)
         struct hm_tensor dshift = hm_matrix_f32(r + 5 * COUNT + COLUMNS, 1, COLUMNS);
         struct hm_tensor dbias = hm_matrix_f32(r + 5 * COUNT + 2 * COLUMNS, 1, COLUMNS);
         assert_ok(op->layer_norm(stream, &tx, &scale, &scale, 1e-5f, &y, &stat));
-        assert_ok(op->layer_norm_grad(stream, &tx, &stat, &scale, &tdy, &dx, &dscale, &dshift));
-        assert_ok(op->linear_dw(stream, &tx, &tdy, NULL, &dbias));
+        assert_ok(op->layer_norm_grad(stream, &tx, &stat, &scale, NULL, &tdy, false, &dx, &dscale,
+                                      &dshift));
+        float product[COLUMNS];
+        struct hm_tensor one_column = hm_matrix_f32(x, ROWS, 1);
+        struct hm_weights dw = hm_weights_dense(product, COLUMNS, 1);
+        assert_ok(op->linear_dw(stream, &one_column, &tdy, &dw, false, &dw, &dbias));
         double norm;
         bool finite;
         assert_ok(op->norm(stream, x, COUNT, &norm, &finite));
         float *param = r + 2 * COUNT, *m = r + 3 * COUNT, *v = r + 4 * COUNT;
-        assert_ok(op->adam(stream, &adam, 1, 0.1f, (float)(1.0 / norm), COUNT, param, dy, m, v));
+        const struct hm_update update = {
+            .count = COUNT, .param = param, .grad = dy, .slot = {m, v}};
+        assert_ok(op->adam(stream, &adam, 1, 0.1f, (float)(1.0 / norm), &update, 1));
     }
     hm_device_cpu_team(0);
     assert_memory_equal(result[0], result[1], RESULT * sizeof(float));
@@ -224,11 +250,15 @@ static void no_rows_are_no_work(void **state)
     (void)state;
     float w[6] = {1, 2, 3, 4, 5, 6}, bias[2] = {7, 8};
     struct hm_tensor x = hm_matrix_f32(NULL, 0, 3), y = hm_matrix_f32(NULL, 0, 2);
-    struct hm_tensor weight = hm_matrix_f32(w, 2, 3), shift = hm_matrix_f32(bias, 1, 2);
-    assert_ok(device->ops->linear(stream, &x, &weight, &shift, HM_ACT_RELU, &y));
-    assert_ok(device->ops->linear_dx(stream, &y, &weight, &x));
-    assert_ok(device->ops->linear_dw(stream, &x, &y, &weight, &shift));
+    struct hm_weights weight = hm_weights_dense(w, 2, 3);
+    struct hm_tensor shift = hm_matrix_f32(bias, 1, 2);
+    const struct hm_epilogue epilogue = {.bias = &shift, .act = HM_ACT_RELU};
+    assert_ok(device->ops->linear(stream, &x, &weight, &epilogue, &y));
+    assert_ok(device->ops->linear_dx(stream, &y, &weight, NULL, &x));
+    assert_ok(device->ops->linear_dw(stream, &x, &y, &weight, true, &weight, &shift));
     assert_true(w[0] == 1.0f && w[5] == 6.0f && bias[1] == 8.0f);
+    assert_ok(device->ops->linear_dw(stream, &x, &y, &weight, false, &weight, &shift));
+    assert_true(w[0] == 0.0f && w[5] == 0.0f && bias[1] == 0.0f); /* an empty sum */
     assert_ok(device->ops->gather(stream, &x, NULL, NULL, &x));
     assert_ok(device->ops->add(stream, &x, &x, &x));
 }

@@ -5,6 +5,7 @@
 #include "base/rng.h"
 #include "base/thread.h"
 #include "experts/expert.h"
+#include "support_arrays.h"
 
 #include <math.h>
 
@@ -72,9 +73,11 @@ static float *copy_state(struct hm_expert *expert, size_t *count)
     *count = elements * (1 + slots);
     float *copy = malloc((*count + 1) * sizeof *copy);
     assert_non_null(copy);
-    memcpy(copy, hm_expert_parameters(expert), elements * sizeof *copy);
-    for (unsigned i = 0; i < slots; i++)
-        memcpy(copy + elements * (1 + i), hm_expert_slot(expert, i), elements * sizeof *copy);
+    for (unsigned i = 0; i <= slots; i++) {
+        float *dense = array_get(expert, i);
+        memcpy(copy + elements * i, dense, elements * sizeof *copy);
+        free(dense);
+    }
     return copy;
 }
 
@@ -124,10 +127,10 @@ static void equal_seeds_and_uids_give_equal_experts_and_others_do_not(void **sta
     assert_ok(hm_expert_create(device, "ffn.0", &ffn_adam, &b));
     assert_ok(hm_expert_create(device, "ffn.1", &ffn_adam, &c));
     assert_ok(hm_expert_create(device, "ffn.0", &other_seed, &d));
-    size_t bytes = hm_expert_plan(a)->parameter_elements * sizeof(float);
-    assert_memory_equal(hm_expert_parameters(a), hm_expert_parameters(b), bytes);
-    assert_memory_not_equal(hm_expert_parameters(a), hm_expert_parameters(c), bytes);
-    assert_memory_not_equal(hm_expert_parameters(a), hm_expert_parameters(d), bytes);
+    size_t bytes = hm_expert_array_elements(a) * sizeof(float);
+    assert_memory_equal(hm_expert_array(a, 0), hm_expert_array(b, 0), bytes);
+    assert_memory_not_equal(hm_expert_array(a, 0), hm_expert_array(c, 0), bytes);
+    assert_memory_not_equal(hm_expert_array(a, 0), hm_expert_array(d, 0), bytes);
     hm_expert_destroy(a);
     hm_expert_destroy(b);
     hm_expert_destroy(c);
@@ -144,9 +147,10 @@ static void first_parameters_are_pytorchs_defaults(void **state)
     struct hm_expert *expert;
     assert_ok(hm_expert_create(device, "ffn.0", &conf, &expert));
     const struct hm_plan *plan = hm_expert_plan(expert);
+    float *values = array_get(expert, 0);
     for (unsigned i = 0; i < plan->parameter_count; i++) {
         const struct hm_parameter *p = &plan->parameter[i];
-        const float *value = hm_expert_parameters(expert) + p->offset;
+        const float *value = values + p->offset;
         uint64_t count;
         assert_ok(hm_shape_elements(&p->shape, &count));
         bool norm = strstr(p->name, "ffn.1.") || strstr(p->name, "ffn.4.");
@@ -164,6 +168,7 @@ static void first_parameters_are_pytorchs_defaults(void **state)
         assert_true(largest <= bound && largest > 0.9 * bound);
         assert_true(fabs(square / (bound * bound / 3.0) - 1.0) < 0.35); /* 64 values and more */
     }
+    free(values);
     hm_expert_destroy(expert);
 }
 
@@ -323,18 +328,23 @@ static void a_broken_expert_says_so_and_steps_nothing(void **state)
     (void)state;
     struct bench b;
     bench_init(&b, &ffn_adam, 5);
+    float *values = array_get(b.expert, 0);
     size_t last = hm_expert_plan(b.expert)->parameter_elements - 1;
-    hm_expert_parameters(b.expert)[last] =
-        NAN; /* a bias of the last layer: in y, and in no gradient */
+    values[last] = NAN; /* a bias of the last layer: in y, and in no gradient */
+    array_put(b.expert, 0, values);
     assert_status(hm_expert_forward(b.expert, &b.exec, &b.x, &b.out), HM_ERR_EXPERT_NUMERIC);
-    hm_expert_parameters(b.expert)[last] = 0.0f;
+    values[last] = 0.0f;
+    array_put(b.expert, 0, values);
     assert_ok(hm_expert_forward(b.expert, &b.exec, &b.x, &b.out));
 
-    hm_expert_parameters(b.expert)[0] = INFINITY;
+    values[0] = INFINITY;
+    array_put(b.expert, 0, values);
     assert_status(hm_expert_backward(b.expert, &b.exec, &b.x, &b.dy, &b.out),
                   HM_ERR_EXPERT_NUMERIC);
     assert_int_equal(hm_expert_step(b.expert), 0);
-    hm_expert_parameters(b.expert)[0] = 0.0f;
+    values[0] = 0.0f;
+    array_put(b.expert, 0, values);
+    free(values);
 
     /* finite dx, overflowing parameter gradients: dy near the largest float, summed over rows for
      * the last bias */
@@ -367,13 +377,15 @@ static void gradients_are_clipped_to_the_norm_and_not_below_it(void **state)
         size_t count = hm_expert_plan(b.expert)->parameter_elements, copied;
         float *before = copy_state(b.expert, &copied);
         assert_ok(hm_expert_backward(b.expert, &b.exec, &b.x, &b.dy, &b.out));
+        float *after = array_get(b.expert, 0);
         double sum = 0.0;
         for (size_t k = 0; k < count; k++) {
-            double d = (double)hm_expert_parameters(b.expert)[k] - (double)before[k];
+            double d = (double)after[k] - (double)before[k];
             sum += d * d;
         }
         norm[i] = sqrt(sum);
         free(before);
+        free(after);
         bench_fini(&b);
     }
     assert_true(norm[0] > 1.0);

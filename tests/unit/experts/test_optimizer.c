@@ -9,6 +9,17 @@
 static struct hm_device *device;
 static struct hm_exec exec;
 
+/* One step over one array. */
+static enum hm_status step_of(const char *name, const struct hm_expert_conf *conf, uint64_t step,
+                              float gradient_scale, size_t count, float *param, const float *grad,
+                              float *const slot[HM_SLOTS_MAX])
+{
+    const struct hm_optimizer *optimizer = hm_optimizer_find(name);
+    struct hm_update update = {.count = count, .param = param, .grad = grad};
+    for (unsigned i = 0; i < optimizer->slot_count; i++) update.slot[i] = slot[i];
+    return optimizer->step(&exec, conf, step, gradient_scale, &update, 1);
+}
+
 static int setup(void **state)
 {
     (void)state;
@@ -53,8 +64,8 @@ static void sgd_without_momentum_leaves_its_slot_alone(void **state)
     const struct hm_expert_conf conf = {
         .kind = "nop", .hidden = 1, .optimizer = "sgd", .rate = 0.5f};
     float param = 1.0f, grad = 4.0f, velocity = 7.0f;
-    float *const slot[] = {&velocity};
-    assert_ok(hm_optimizer_find("sgd")->step(&exec, &conf, 1, 0.25f, 1, &param, &grad, slot));
+    float *const slot[HM_SLOTS_MAX] = {&velocity};
+    assert_ok(step_of("sgd", &conf, 1, 0.25f, 1, &param, &grad, slot));
     assert_true(param == 0.5f); /* 1 - 0.5 * 0.25 * 4 */
     assert_true(velocity == 7.0f);
 }
@@ -65,10 +76,10 @@ static void sgd_with_momentum_remembers_the_last_step(void **state)
     const struct hm_expert_conf conf = {
         .kind = "nop", .hidden = 1, .optimizer = "sgd", .rate = 0.5f, .momentum = 0.5f};
     float param = 1.0f, grad = 1.0f, velocity = 0.0f;
-    float *const slot[] = {&velocity};
-    assert_ok(hm_optimizer_find("sgd")->step(&exec, &conf, 1, 1.0f, 1, &param, &grad, slot));
+    float *const slot[HM_SLOTS_MAX] = {&velocity};
+    assert_ok(step_of("sgd", &conf, 1, 1.0f, 1, &param, &grad, slot));
     assert_true(velocity == 1.0f && param == 0.5f);
-    assert_ok(hm_optimizer_find("sgd")->step(&exec, &conf, 2, 1.0f, 1, &param, &grad, slot));
+    assert_ok(step_of("sgd", &conf, 2, 1.0f, 1, &param, &grad, slot));
     assert_true(velocity == 1.5f && param == -0.25f);
 }
 
@@ -81,9 +92,8 @@ static void adams_first_step_is_the_rate(void **state)
     const float gradients[] = {1e-3f, -5.0f, 1e3f};
     for (unsigned i = 0; i < HM_COUNT_OF(gradients); i++) {
         float param = 2.0f, m = 0.0f, v = 0.0f;
-        float *const slot[] = {&m, &v};
-        assert_ok(
-            hm_optimizer_find("adam")->step(&exec, &conf, 1, 1.0f, 1, &param, &gradients[i], slot));
+        float *const slot[HM_SLOTS_MAX] = {&m, &v};
+        assert_ok(step_of("adam", &conf, 1, 1.0f, 1, &param, &gradients[i], slot));
         assert_near(param, 2.0f - copysignf(0.01f, gradients[i]), 1e-6); /* adam has no decay */
     }
 }
@@ -94,8 +104,8 @@ static void adamw_decays_a_parameter_without_gradient(void **state)
     const struct hm_expert_conf conf = {
         .kind = "nop", .hidden = 1, .optimizer = "adamw", .rate = 0.1f, .weight_decay = 0.5f};
     float param = 2.0f, grad = 0.0f, m = 0.0f, v = 0.0f;
-    float *const slot[] = {&m, &v};
-    assert_ok(hm_optimizer_find("adamw")->step(&exec, &conf, 1, 1.0f, 1, &param, &grad, slot));
+    float *const slot[HM_SLOTS_MAX] = {&m, &v};
+    assert_ok(step_of("adamw", &conf, 1, 1.0f, 1, &param, &grad, slot));
     assert_near(param, 1.9f, 1e-6);
 }
 
@@ -113,9 +123,9 @@ static void moments_without_gradient_end_at_zero_and_never_as_denormals(void **s
         v[i] = 1e-35f;
         grad[i] = 0.0f;
     }
-    float *const slot[] = {m, v};
+    float *const slot[HM_SLOTS_MAX] = {m, v};
     for (uint64_t step = 1; step <= 3000; step++) {
-        assert_ok(hm_optimizer_find("adam")->step(&exec, &conf, step, 1.0f, 20, param, grad, slot));
+        assert_ok(step_of("adam", &conf, step, 1.0f, 20, param, grad, slot));
         for (int i = 0; i < 20; i++) {
             assert_true(fpclassify(m[i]) != FP_SUBNORMAL);
             assert_true(fpclassify(v[i]) != FP_SUBNORMAL);
