@@ -8,5 +8,7 @@ int bench_throughput(int argc, char **argv);
 /* Of latency and throughput: the server, and a process of clients. */
 int bench_server(int argc, char **argv);
 int bench_client(int argc, char **argv);
+int bench_transport(int argc, char **argv);
+int bench_end(int argc, char **argv); /* one of its two processes */
 
 #endif

@@ -14,6 +14,9 @@ static const struct bench_kind {
     {"latency", "how long a single call takes, and where that time goes", bench_latency},
     {"server", NULL, bench_server},
     {"client", NULL, bench_client},
+    {"transport", "latency and bandwidth of a transport alone, beside raw programs",
+     bench_transport},
+    {"end", NULL, bench_end},
 };
 
 static void print_usage(FILE *out)
