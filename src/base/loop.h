@@ -50,7 +50,7 @@ struct hm_watch {
     void *impl; /* the loop's; NULL: not watched */
 };
 
-/* Runs once before the loop sleeps; answers false to forbid sleeping (UCX arm said busy). */
+/* Runs once before the loop sleeps; answers false to forbid sleeping (there is work, or may be). */
 struct hm_hook;
 struct hm_hook {
     bool (*before_sleep)(struct hm_hook *hook);
@@ -86,6 +86,10 @@ struct hm_loop_ops {
     HM_MUST_CHECK enum hm_status (*watch)(struct hm_loop *loop, struct hm_watch *watch, int events);
     void (*hook)(struct hm_loop *loop, struct hm_hook *hook);
     void (*unhook)(struct hm_loop *loop, struct hm_hook *hook);
+    /* For a hook that would rather look again at once than go round the loop, which costs system
+     * calls.  True: nothing waits but descriptors, which it must not keep waiting for long; a new
+     * turn has begun.  False: posts or timers wait, return.  Simulated: always false. */
+    HM_MUST_CHECK bool (*stay)(struct hm_loop *loop);
     /* Safe from any thread; FIFO a thread. */
     void (*post)(struct hm_loop *loop, struct hm_post *post);
     /* For modules that ask "are we still inside a user's call?": turns only grow, one for every

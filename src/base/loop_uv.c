@@ -343,6 +343,15 @@ static void loop_unhook(struct hm_loop *base, struct hm_hook *hook)
     if (*at) *at = hook->next;
 }
 
+static bool loop_stay(struct hm_loop *base)
+{
+    struct loop_uv *loop = owned(base);
+    if (atomic_load_explicit(&loop->posts, memory_order_relaxed)) return false;
+    loop->in_batch = false;
+    hm_loop_uv_batch_begin(loop);
+    return hm_timer_heap_next(&loop->heap) > loop->now;
+}
+
 /* True if every hook lets the loop sleep.  A hook may take itself off. */
 static bool run_hooks(struct loop_uv *loop)
 {
@@ -406,6 +415,7 @@ static const struct hm_loop_ops loop_uv_ops = {
     .watch = loop_watch,
     .hook = loop_hook,
     .unhook = loop_unhook,
+    .stay = loop_stay,
     .post = loop_post,
     .turn = loop_turn,
 };

@@ -93,6 +93,12 @@ static void loop_unhook(struct hm_loop *loop, struct hm_hook *hook)
     *at = hook->next;
 }
 
+static bool loop_stay(struct hm_loop *loop)
+{
+    (void)loop;
+    return false;
+}
+
 static void loop_post(struct hm_loop *loop, struct hm_post *post)
 {
     struct hm_world *world = world_of(loop);
@@ -117,6 +123,7 @@ static const struct hm_loop_ops world_loop_ops = {
     .watch = loop_watch,
     .hook = loop_hook,
     .unhook = loop_unhook,
+    .stay = loop_stay,
     .post = loop_post,
     .turn = loop_turn,
 };

@@ -388,6 +388,56 @@ static void a_hook_may_take_itself_off(void **state)
     f->loop->ops->unhook(f->loop, &second.hook);
 }
 
+struct staying_hook {
+    struct hm_hook hook;
+    struct hm_loop *loop;
+    struct hm_timer due;
+    struct hm_post post;
+    unsigned stays, posts_run;
+    uint64_t turn;
+    hm_ns now;
+    bool went_on_with_a_post, same_turn, clock_back;
+};
+
+static void on_staying_post(struct hm_post *post)
+{
+    struct staying_hook *staying = post->arg;
+    staying->posts_run++;
+}
+
+static bool stay_until_due(struct hm_hook *hook)
+{
+    struct staying_hook *staying = hook->arg;
+    struct hm_loop *loop = staying->loop;
+    if (staying->stays > 0) return true;
+    while (loop->ops->stay(loop)) {
+        staying->stays++;
+        if (loop->ops->turn(loop) == staying->turn) staying->same_turn = true;
+        if (hm_loop_now(loop) < staying->now) staying->clock_back = true;
+        staying->turn = loop->ops->turn(loop);
+        staying->now = hm_loop_now(loop);
+    }
+    hm_loop_post(loop, &staying->post);
+    staying->went_on_with_a_post = loop->ops->stay(loop);
+    return true;
+}
+
+static void a_hook_may_stay_until_a_timer_is_due_or_a_post_waits(void **state)
+{
+    struct fixture *f = *state;
+    struct staying_hook staying = {.loop = f->loop};
+    staying.hook = (struct hm_hook){.before_sleep = stay_until_due, .arg = &staying};
+    staying.due = (struct hm_timer){.cb = stop_from_timer, .arg = f->loop};
+    staying.post = (struct hm_post){.cb = on_staying_post, .arg = &staying};
+    f->loop->ops->hook(f->loop, &staying.hook);
+    hm_timer_start(f->loop, &staying.due, 20 * HM_MS);
+    run(f);
+    assert_true(staying.stays > 1);
+    assert_false(staying.went_on_with_a_post || staying.same_turn || staying.clock_back);
+    assert_int_equal(staying.posts_run, 1);
+    f->loop->ops->unhook(f->loop, &staying.hook);
+}
+
 /* ---- watches ------------------------------------------------------------- */
 
 struct reader {
@@ -664,6 +714,7 @@ int main(void)
         CASE(a_hook_that_says_no_keeps_the_loop_awake),
         CASE(a_loop_sleeps_when_every_hook_says_yes),
         CASE(a_hook_may_take_itself_off),
+        CASE(a_hook_may_stay_until_a_timer_is_due_or_a_post_waits),
         CASE(a_watch_tells_what_is_ready),
         CASE(events_that_are_no_longer_wanted_do_not_come),
         CASE(a_peer_that_closes_makes_the_watch_readable),
