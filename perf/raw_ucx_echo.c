@@ -14,7 +14,8 @@
  *
  * A worker a process, endpoints with peer error handling and keep-alive set as our provider sets
  * them, addresses exchanged through memory that the processes share.  UCX chooses the protocol.
- * wakeup: progress until nothing moves, arm, poll; BUSY gives the processor away.  busy: progress
+ * wakeup: progress until nothing moves, arm, poll; BUSY looks again,
+ * and gives the processor away if that happens some times in a row.  busy: progress
  * for ever.  One JSON line a mode. */
 #include <poll.h>
 #include <sched.h>
@@ -52,7 +53,7 @@ struct shared {
 static struct shared *shared;
 static ucp_worker_h worker;
 static int worker_fd;
-static bool busy, streaming;
+static bool busy, streaming, pair;
 static size_t message_bytes;
 
 /* A message on its way out, or one that is being received: its head must live as long. */
@@ -87,6 +88,21 @@ static uint64_t now_ns(void)
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+}
+
+/* Two processes that wait for each other get a processor each. */
+static void pin(int number)
+{
+    cpu_set_t all, one;
+    if (sched_getaffinity(0, sizeof all, &all) != 0) return;
+    int skip = number % CPU_COUNT(&all);
+    for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
+        if (!CPU_ISSET(cpu, &all) || skip-- > 0) continue;
+        CPU_ZERO(&one);
+        CPU_SET(cpu, &one);
+        (void)sched_setaffinity(0, sizeof one, &one);
+        return;
+    }
 }
 
 /* ---- UCX ------------------------------------------------------------------------------------- */
@@ -144,12 +160,17 @@ static ucp_ep_h ep_open(const void *address, void *arg)
 
 static void step(void)
 {
-    if (ucp_worker_progress(worker) > 0 || busy) return;
-    ucs_status_t status = ucp_worker_arm(worker);
-    if (status == UCS_ERR_BUSY) {
-        sched_yield();
+    static unsigned empty;
+    if (ucp_worker_progress(worker) > 0 || busy) {
+        empty = 0;
         return;
     }
+    ucs_status_t status = ucp_worker_arm(worker);
+    if (status == UCS_ERR_BUSY) {
+        if (++empty > 3) sched_yield();
+        return;
+    }
+    empty = 0;
     must_ok(status, "ucp_worker_arm");
     struct pollfd wait = {.fd = worker_fd, .events = POLLIN};
     poll(&wait, 1, 100);
@@ -201,6 +222,7 @@ static bool post(ucp_ep_h ep, unsigned id, const void *head, size_t head_bytes, 
 
 static uint64_t received;
 static int said_hello, ended;
+static uint8_t *sink; /* of a stream: all goes into the same memory */
 
 static ucs_status_t on_hello(void *arg, const void *head, size_t head_bytes, void *data,
                              size_t bytes, const ucp_am_recv_param_t *param)
@@ -237,15 +259,16 @@ static void on_received(void *request, ucs_status_t status, size_t bytes, void *
 static ucs_status_t on_call(void *arg, const void *head, size_t head_bytes, void *data,
                             size_t bytes, const ucp_am_recv_param_t *param)
 {
-    static uint8_t *sink;
     struct call *call = call_get();
     (void)arg;
     must(head_bytes == sizeof call->head, "head");
     memcpy(&call->head, head, sizeof call->head);
     bool rendezvous = param->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV;
-    if ((rendezvous && !call->bytes && !(call->bytes = malloc(message_bytes))) ||
-        (streaming && !sink && !(sink = malloc(message_bytes))))
-        must(false, "memory");
+    if (streaming)
+        call->bytes = sink;
+    else if (rendezvous && !call->bytes)
+        call->bytes = malloc(message_bytes);
+    must(call->bytes || !rendezvous, "memory");
     if (!rendezvous && streaming) {
         memcpy(sink, data, bytes);
         received++;
@@ -277,6 +300,8 @@ static _Noreturn void serve(int clients)
 {
     ucp_address_t *address;
     worker_open();
+    sink = calloc(1, message_bytes);
+    must(sink, "memory");
     handle(AM_DATA, on_call);
     handle(AM_HELLO, on_hello);
     handle(AM_END, on_end);
@@ -460,6 +485,7 @@ static pid_t start(int number, int clients)
     must(pid >= 0, "fork");
     if (pid > 0) return pid;
     prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (pair) pin(number + 1);
     if (number < 0) serve(clients);
     client((uint32_t)number);
 }
@@ -476,6 +502,7 @@ static void run(const char *mode)
     bool bulk = !strcmp(mode, "bulk"), single = !strcmp(mode, "single");
     int clients = bulk || single ? option.clients : 1;
     streaming = !strcmp(mode, "stream");
+    pair = !bulk && !single;
     message_bytes = bulk || single
                         ? (size_t)(bulk ? option.rows : 1) * (size_t)option.hidden * sizeof(float)
                         : (size_t)option.bytes;

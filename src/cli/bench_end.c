@@ -16,20 +16,21 @@
 #include "transport/transport.h"
 #include "transport/ucx_options.h"
 
+#include <sched.h>
 #include <stdio.h>
 #include <string.h>
 
 enum { LINE_BYTES = 2 * HM_FABRIC_OFFER_BYTES_MAX + 32, RECEIVE_BYTES_MAX = 1 << 20 };
 enum { PAYLOAD = 1, ENOUGH = 2 };
 struct head {
-    uint64_t kind, count;
+    uint32_t kind, count;
 };
 
 struct end_conf {
     const char *transport, *mode;
     bool client, busy;
     size_t bytes;
-    uint32_t window;
+    uint32_t window, processor;
     hm_ns duration;
 };
 
@@ -45,7 +46,7 @@ struct end {
     struct hm_buf *out, *in;
     struct hm_histogram round_trip_ns;
     hm_ns begin, warm, end, asked;
-    uint64_t sent, received, expected; /* expected 0: not known yet */
+    uint32_t sent, received, expected; /* expected 0: not known yet */
     unsigned in_flight;
     bool enough_due, reported;
     enum hm_status status;
@@ -80,15 +81,15 @@ static bool send_payload(struct end *end, struct hm_buf *buf, hm_wire_cb done)
 
 static void send_enough(struct end *end)
 {
-    struct head head = {.kind = ENOUGH, .count = end->sent};
+    struct head head = {.kind = ENOUGH, .count = (uint32_t)end->sent};
     enum hm_status status = end->ops->send(end->ep, &head, sizeof head, NULL, 0, NULL, NULL);
     end->enough_due = status == HM_ERR_BUSY;
     if (status != HM_OK && !end->enough_due) leave(end, status);
 }
 
-static void ask(struct end *end)
+static void ask(struct end *end, hm_ns now)
 {
-    end->asked = cli_now();
+    end->asked = now;
     if (!send_payload(end, end->out, NULL) && end->status == HM_OK) leave(end, HM_ERR_BUSY);
 }
 
@@ -141,7 +142,7 @@ static void taken(struct end *end)
     hm_ns now = cli_now();
     if (end->asked >= end->warm) hm_histogram_add(&end->round_trip_ns, now - end->asked);
     if (now < end->end)
-        ask(end);
+        ask(end, now);
     else
         report(end);
 }
@@ -206,7 +207,7 @@ static void on_up(void *arg, struct hm_ep *ep, const struct hm_node_id *node,
     if (end->streaming)
         pump(end);
     else
-        ask(end);
+        ask(end, end->begin);
 }
 
 static void on_closed(void *arg)
@@ -221,6 +222,21 @@ static void on_down(void *arg, struct hm_ep *ep, enum hm_status why)
     (void)ep;
     if (end->conf.client && !end->reported && end->status == HM_OK) end->status = why;
     end->ops->close(end->transport, on_closed, end);
+}
+
+/* To that processor among those that we may use, so that two ends are not two on one of them. */
+static void pin(unsigned number)
+{
+    cpu_set_t all, one;
+    if (sched_getaffinity(0, sizeof all, &all) != 0) return;
+    unsigned skip = number % (unsigned)CPU_COUNT(&all);
+    for (unsigned cpu = 0; cpu < CPU_SETSIZE; cpu++) {
+        if (!CPU_ISSET(cpu, &all) || skip-- > 0) continue;
+        CPU_ZERO(&one);
+        CPU_SET(cpu, &one);
+        (void)sched_setaffinity(0, sizeof one, &one); /* else measured where it runs */
+        return;
+    }
 }
 
 static enum hm_status make(struct end *end)
@@ -316,6 +332,7 @@ static const struct hm_option options_of_end[] = {
     {"size", HM_OPTION_BYTES, "8", "BYTES", "of a payload", AT(bytes), 1, 1 << 28},
     {"window", HM_OPTION_U32, "32", "COUNT", "payloads in flight", AT(window), 1, 4096},
     {"seconds", HM_OPTION_DURATION, "1s", "TIME", "to measure", AT(duration), 0.01, 600},
+    {"processor", HM_OPTION_U32, "0", "NUMBER", "of those that it may use", AT(processor), 0, 1023},
 };
 
 int bench_end(int argc, char **argv)
@@ -330,6 +347,7 @@ int bench_end(int argc, char **argv)
     if (code != CLI_GO_ON) goto fini_options;
     end.streaming = strcmp(end.conf.mode, "stream") == 0;
     hm_histogram_init(&end.round_trip_ns);
+    pin(end.conf.processor);
     end.status = make(&end);
     if (!end.status) end.status = introduce(&end);
     if (!end.status && !fgets(line, sizeof line, stdin)) end.status = HM_ERR_CANCELED;

@@ -11,6 +11,7 @@
 
 #include <arpa/inet.h>
 #include <math.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -28,7 +29,8 @@ static const char usage[] =
     "perf), and by\n"
     "ucx_perftest: the limits.  Round trips: a payload goes there and comes back.  Streams: one "
     "way, until the\n"
-    "other side has it all in its memory.  UCX goes over shared memory, or what HM_UCX_TLS says.\n";
+    "other side has it all in its memory.  The two have a processor each.  UCX goes over shared "
+    "memory, or what HM_UCX_TLS says.\n";
 
 enum { SIZES_MAX = 16, ROUNDS_MAX = 15 };
 struct conf {
@@ -91,6 +93,8 @@ static enum hm_status ours_start(const struct bench *bench, struct child *child,
                                window,
                                "--seconds",
                                duration,
+                               "--processor",
+                               client ? "1" : "0",
                                client ? "--client" : "--no-client",
                                strcmp(bench->conf.wait, "busy") == 0 ? "--busy" : "--no-busy",
                                NULL};
@@ -185,6 +189,21 @@ static unsigned port_free(void)
     return good ? ntohs(name.sin_port) : 0;
 }
 
+/* The first two that we may use. */
+static void processors(char cpu[2][8])
+{
+    cpu_set_t all;
+    unsigned found = 0;
+    strcpy(cpu[0], "0");
+    strcpy(cpu[1], "0");
+    if (sched_getaffinity(0, sizeof all, &all) != 0) return;
+    for (unsigned i = 0; i < CPU_SETSIZE && found < 2; i++)
+        if (CPU_ISSET(i, &all)) {
+            snprintf(cpu[found], sizeof cpu[found], "%u", i);
+            if (found++ == 0) strcpy(cpu[1], cpu[0]);
+        }
+}
+
 /* The line of results: "Final: <iterations> <one way us: median, mean, mean> <MB/s, MB/s>
  * <messages/s, messages/s>". */
 static bool perftest_final(struct child *child, hm_ns timeout, double value[8])
@@ -202,7 +221,7 @@ static bool perftest_final(struct child *child, hm_ns timeout, double value[8])
 static bool perftest_run(const struct bench *bench, size_t bytes, const char *test, double count,
                          double value[8])
 {
-    char port[8], size[24], iterations[24], window[16];
+    char port[8], size[24], iterations[24], window[16], cpu[2][8];
     struct child server, client;
     bool sleeps = strcmp(bench->conf.wait, "busy") != 0, good = false;
     snprintf(port, sizeof port, "%u", port_free());
@@ -210,13 +229,14 @@ static bool perftest_run(const struct bench *bench, size_t bytes, const char *te
     snprintf(iterations, sizeof iterations, "%.0f", count < 100 ? 100 : count);
     snprintf(window, sizeof window, "%u", bench->conf.window);
     const char *mode = sleeps ? "sleep" : "poll";
-    const char *listens[] = {"-p", port, "-e", "-E", mode, NULL};
-    const char *asks[] = {"127.0.0.1", "-p",  port, "-e",
+    processors(cpu);
+    const char *listens[] = {"-p", port, "-e", "-E", mode, "-c", cpu[0], NULL};
+    const char *asks[] = {
+        "127.0.0.1", "-p", port,   "-e",
 
-                          "-E",        mode,  "-t", test,
-                          "-s",        size,  "-n", iterations,
-                          "-w",        "100", "-O", strcmp(test, "ucp_am_bw") == 0 ? window : "1",
-                          NULL};
+        "-E",        mode, "-t",   test, "-s",  size, "-n",
+        iterations,  "-c", cpu[1], "-w", "100", "-O", strcmp(test, "ucp_am_bw") == 0 ? window : "1",
+        NULL};
     if (child_start_program(&server, "ucx_perftest", listens) != HM_OK) return false;
     for (unsigned tries = 0; tries < 20 && !good; tries++) { /* until the server listens */
         if (child_start_program(&client, "ucx_perftest", asks) != HM_OK) break;
