@@ -1,6 +1,6 @@
 /* transport/ucx/receive.c - active messages in: messages, announces, pulled pieces.
  *
- *   eager:      MESSAGE -> message() -> [kept in UCX's own buffer] -> pull: copied, CREDIT owed
+ *   eager:      EAGER -> message() -> [kept in UCX's own buffer] -> pull: copied, CREDIT owed
  *                                                       '-----------> drop: CREDIT owed
  *   announced:  ANNOUNCE -> message() -> [held] -> pull: PULL -> DATA ... -> done(), DONE
  *                                           '----> drop: DROP
@@ -30,9 +30,16 @@ static struct ucx_inbound *inbound_make(struct ucx_ep *ep, size_t bytes)
         hm_ucx_ep_fail(ep, HM_ERR_NO_MEMORY);
         return NULL;
     }
-    in->base.ops = &hm_ucx_ops;
-    in->base.bytes = bytes;
+    in->base = (struct hm_inbound){.ops = &hm_ucx_ops, .bytes = bytes};
     in->ep = ep;
+    in->kept = NULL;
+    in->taken = NULL;
+    in->id = 0;
+    in->into.base = NULL;
+    in->into.owner = NULL;
+    in->received = 0;
+    in->receiving = 0;
+    in->finished = false;
     return in;
 }
 
@@ -51,31 +58,28 @@ static void deliver(struct ucx_ep *ep, struct ucx_inbound *in, const void *heade
     sink->message(sink->arg, &ep->base, header, bytes, &in->base);
 }
 
-/* Reads the head; NULL: stale, or not to be taken now. */
-static struct ucx_ep *opened(struct ucx *ucx, const void *head, size_t head_bytes,
-                             struct ucx_long_head *into)
+/* Whose a head is; NULL: a stale peer's or a stranger's. */
+static struct ucx_ep *addressed(struct ucx *ucx, const void *head, size_t head_bytes)
 {
-    memset(into, 0, sizeof *into);
-    if (head_bytes < sizeof into->head) return NULL;
-    memcpy(&into->head, head, sizeof into->head);
-    if (into->head.type != UCX_MESSAGE) {
-        if (head_bytes < sizeof *into) return NULL;
-        memcpy(into, head, sizeof *into);
-    }
-    struct ucx_ep *ep = hm_ucx_ep_find(ucx, into->head.token);
-    if (!ep) {
-        ucx->metrics.stale.value++;
-        return NULL;
-    }
-    if (ep->state >= UCX_FAILING) return NULL;
-    if (into->head.type == UCX_HELLO) return ep;
+    uint64_t token = 0;
+    if (head_bytes >= sizeof token) memcpy(&token, head, sizeof token);
+    struct ucx_ep *ep = hm_ucx_ep_find(ucx, token);
+    if (!ep) ucx->metrics.stale.value++;
+    return ep;
+}
+
+/* It speaks; may it be listened to now? */
+static bool opened(struct ucx_ep *ep)
+{
+    if (ep->state == UCX_UP) return true;
+    if (ep->state >= UCX_FAILING) return false;
     /* Who speaks has heard us, so we have accepted; his hello may be behind this. */
-    if (ep->state == UCX_OFFERED || (ep->state == UCX_JOINING && !ep->heard)) {
+    if (ep->state == UCX_OFFERED || !ep->heard) {
         hm_ucx_ep_fail(ep, HM_ERR_PEER_PROTOCOL);
-        return NULL;
+        return false;
     }
     hm_ucx_ep_heard(ep);
-    return ep->state == UCX_UP ? ep : NULL;
+    return ep->state == UCX_UP;
 }
 
 static void hello_arrived(struct ucx_ep *ep, uint64_t credit)
@@ -91,11 +95,12 @@ static void hello_arrived(struct ucx_ep *ep, uint64_t credit)
     hm_ucx_ep_heard(ep);
 }
 
-static bool announce_arrived(struct ucx_ep *ep, const struct ucx_long_head *head,
-                             const void *header, size_t header_bytes)
+static bool announce_arrived(struct ucx_ep *ep, const struct ucx_control *head, const void *header,
+                             size_t header_bytes)
 {
     struct ucx_inbound **place = &ep->place_in[head->id % UCX_PLACES];
-    if (*place || head->id == 0 || head->value == 0 || head->value > HM_PAYLOAD_BYTES_MAX)
+    if (*place || header_bytes > HM_HEADER_BYTES_MAX || head->id == 0 || head->value == 0 ||
+        head->value > HM_PAYLOAD_BYTES_MAX)
         return false;
     struct ucx_inbound *in = inbound_make(ep, (size_t)head->value);
     if (!in) return true;
@@ -179,7 +184,7 @@ static ucs_status_t piece_receive(struct ucx_inbound *in, void *into, void *data
     return UCS_OK;
 }
 
-static ucs_status_t piece_arrived(struct ucx_ep *ep, const struct ucx_long_head *head, void *data,
+static ucs_status_t piece_arrived(struct ucx_ep *ep, const struct ucx_control *head, void *data,
                                   size_t bytes, bool rendezvous)
 {
     struct ucx_inbound *in = ep->place_in[head->id % UCX_PLACES];
@@ -197,20 +202,37 @@ static ucs_status_t piece_arrived(struct ucx_ep *ep, const struct ucx_long_head 
 
 /* ---- UCX's callbacks ----------------------------------------------------------------------- */
 
-/* An eager message with a payload; UCS_INPROGRESS: the payload is kept. */
+static ucs_status_t refused(const ucp_am_recv_param_t *param)
+{
+    return param->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV ? UCS_ERR_CANCELED : UCS_OK;
+}
+
+/* A message without a payload. */
+static ucs_status_t on_bare(void *arg, const void *head, size_t head_bytes, void *data,
+                            size_t bytes, const ucp_am_recv_param_t *param)
+{
+    struct ucx_ep *ep = addressed(arg, head, head_bytes);
+    (void)data;
+    if (!ep || !opened(ep)) return refused(param);
+    size_t header_bytes = head_bytes - sizeof ep->token;
+    if (bytes > 0 || header_bytes > HM_HEADER_BYTES_MAX)
+        hm_ucx_ep_fail(ep, HM_ERR_PEER_PROTOCOL);
+    else
+        deliver(ep, &ep->nothing, (const uint8_t *)head + sizeof ep->token, header_bytes);
+    return refused(param);
+}
+
+/* One with a payload; UCS_INPROGRESS: the payload is kept. */
 static ucs_status_t on_eager(void *arg, const void *head, size_t head_bytes, void *data,
                              size_t bytes, const ucp_am_recv_param_t *param)
 {
-    struct ucx_long_head read;
-    struct ucx_ep *ep = opened(arg, head, head_bytes, &read);
-    bool rendezvous = param->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV;
-    if (!ep) return rendezvous ? UCS_ERR_CANCELED : UCS_OK;
-    size_t header_bytes = head_bytes - sizeof read.head;
-    if (rendezvous || read.head.type != UCX_MESSAGE || bytes == 0 ||
-        bytes > UCX_EAGER_BYTES_LIMIT || charge(bytes) > ep->credit_left ||
+    struct ucx_ep *ep = addressed(arg, head, head_bytes);
+    if (!ep || !opened(ep)) return refused(param);
+    size_t header_bytes = head_bytes - sizeof ep->token;
+    if (bytes == 0 || bytes > UCX_EAGER_BYTES_LIMIT || charge(bytes) > ep->credit_left ||
         header_bytes > HM_HEADER_BYTES_MAX || !(param->recv_attr & UCP_AM_RECV_ATTR_FLAG_DATA)) {
         hm_ucx_ep_fail(ep, HM_ERR_PEER_PROTOCOL);
-        return rendezvous ? UCS_ERR_CANCELED : UCS_OK;
+        return refused(param);
     }
     struct ucx_inbound *in = inbound_make(ep, bytes);
     if (!in) return UCS_OK;
@@ -219,63 +241,68 @@ static ucs_status_t on_eager(void *arg, const void *head, size_t head_bytes, voi
     ep->ucx->metrics.bytes_received.value += bytes;
     in->base.data = in->kept = data;
     in->taken = &taken;
-    deliver(ep, in, (const uint8_t *)head + sizeof read.head, header_bytes);
+    deliver(ep, in, (const uint8_t *)head + sizeof ep->token, header_bytes);
     if (taken) return UCS_OK;
     in->taken = NULL;
     return UCS_INPROGRESS;
 }
 
-static bool control_arrived(struct ucx_ep *ep, const struct ucx_long_head *read, const void *head,
-                            size_t head_bytes)
+static bool control_arrived(struct ucx_ep *ep, const struct ucx_control *control,
+                            const void *header, size_t header_bytes)
 {
-    const uint8_t *at = head;
-    size_t fixed = read->head.type == UCX_MESSAGE ? sizeof read->head : sizeof *read;
-    if (head_bytes - fixed > HM_HEADER_BYTES_MAX) return false;
-    switch ((enum ucx_type)read->head.type) {
-    case UCX_HELLO: hello_arrived(ep, read->value); return true;
-    case UCX_MESSAGE: deliver(ep, &ep->nothing, at + fixed, head_bytes - fixed); return true;
-    case UCX_ANNOUNCE: return announce_arrived(ep, read, at + fixed, head_bytes - fixed);
+    switch ((enum ucx_type)control->type) {
+    case UCX_HELLO: hello_arrived(ep, control->value); return true;
+    case UCX_ANNOUNCE: return announce_arrived(ep, control, header, header_bytes);
     case UCX_PULL:
     case UCX_DROP:
-    case UCX_DONE: return hm_ucx_send_control(ep, read->head.type, read->id);
-    case UCX_CREDIT: return credit_arrived(ep, read->value);
+    case UCX_DONE: return hm_ucx_send_control(ep, control->type, control->id);
+    case UCX_CREDIT: return credit_arrived(ep, control->value);
     case UCX_DATA: break;
     }
     return false;
 }
 
-static ucs_status_t on_plain(void *arg, const void *head, size_t head_bytes, void *data,
-                             size_t bytes, const ucp_am_recv_param_t *param)
+static ucs_status_t on_control(void *arg, const void *head, size_t head_bytes, void *data,
+                               size_t bytes, const ucp_am_recv_param_t *param)
 {
-    struct ucx_long_head read;
-    struct ucx_ep *ep = opened(arg, head, head_bytes, &read);
+    struct ucx_control control;
+    struct ucx_ep *ep = addressed(arg, head, head_bytes);
+    if (!ep || ep->state >= UCX_FAILING || head_bytes < sizeof control) return refused(param);
+    memcpy(&control, head, sizeof control);
+    if (control.type != UCX_HELLO && !opened(ep)) return refused(param);
     bool rendezvous = param->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV;
-    if (!ep) return rendezvous ? UCS_ERR_CANCELED : UCS_OK;
-    if (read.head.type == UCX_DATA) return piece_arrived(ep, &read, data, bytes, rendezvous);
-    if (rendezvous || !control_arrived(ep, &read, head, head_bytes))
+    if (control.type == UCX_DATA) return piece_arrived(ep, &control, data, bytes, rendezvous);
+    if (bytes > 0 || !control_arrived(ep, &control, (const uint8_t *)head + sizeof control,
+                                      head_bytes - sizeof control))
         hm_ucx_ep_fail(ep, HM_ERR_PEER_PROTOCOL);
-    return rendezvous ? UCS_ERR_CANCELED : UCS_OK;
+    return refused(param);
 }
 
 enum hm_status hm_ucx_receive_register(struct ucx *ucx)
 {
-    ucp_am_handler_param_t param = {
-        .field_mask = UCP_AM_HANDLER_PARAM_FIELD_ID | UCP_AM_HANDLER_PARAM_FIELD_FLAGS |
-                      UCP_AM_HANDLER_PARAM_FIELD_CB | UCP_AM_HANDLER_PARAM_FIELD_ARG,
-        .id = UCX_AM_PLAIN,
-        .flags = UCP_AM_FLAG_WHOLE_MSG,
-        .cb = on_plain,
-        .arg = ucx,
+    static const struct {
+        unsigned id, flags;
+        ucp_am_recv_callback_t cb;
+    } handlers[] = {
+        {UCX_AM_BARE, 0, on_bare},
+        {UCX_AM_EAGER, UCP_AM_FLAG_PERSISTENT_DATA, on_eager},
+        {UCX_AM_CONTROL, 0, on_control},
     };
-    ucs_status_t status = ucp_worker_set_am_recv_handler(ucx->worker, &param);
-    if (status == UCS_OK) {
-        param.id = UCX_AM_EAGER;
-        param.flags |= UCP_AM_FLAG_PERSISTENT_DATA;
-        param.cb = on_eager;
-        status = ucp_worker_set_am_recv_handler(ucx->worker, &param);
+    for (size_t i = 0; i < HM_COUNT_OF(handlers); i++) {
+        const ucp_am_handler_param_t param = {
+            .field_mask = UCP_AM_HANDLER_PARAM_FIELD_ID | UCP_AM_HANDLER_PARAM_FIELD_FLAGS |
+                          UCP_AM_HANDLER_PARAM_FIELD_CB | UCP_AM_HANDLER_PARAM_FIELD_ARG,
+            .id = handlers[i].id,
+            .flags = UCP_AM_FLAG_WHOLE_MSG | handlers[i].flags,
+            .cb = handlers[i].cb,
+            .arg = ucx,
+        };
+        ucs_status_t status = ucp_worker_set_am_recv_handler(ucx->worker, &param);
+        if (status != UCS_OK)
+            return hm_fail(HM_ERR_UNSUPPORTED, "UCX takes no handlers: %s",
+                           ucs_status_string(status));
     }
-    if (status == UCS_OK) return HM_OK;
-    return hm_fail(HM_ERR_UNSUPPORTED, "UCX takes no handlers: %s", ucs_status_string(status));
+    return HM_OK;
 }
 
 /* ---- pull and drop ------------------------------------------------------------------------- */

@@ -25,11 +25,24 @@ static struct ucx_send *send_of(struct hm_link *link)
     return HM_CONTAINER_OF(link, struct ucx_send, link);
 }
 
+/* The payload stays where it is from here on. */
+static void hold(struct ucx_send *send, const struct hm_span *payload, unsigned span_count)
+{
+    if (send->held) return;
+    send->held = true;
+    send->span_count = span_count;
+    for (unsigned i = 0; i < span_count; i++) {
+        send->span[i] = payload[i];
+        if (payload[i].owner) hm_buf_get(payload[i].owner);
+    }
+}
+
 static void send_release(struct ucx_send *send)
 {
     if (!send->called || send->wire_ops > 0) return;
     hm_list_remove(&send->link);
-    for (unsigned i = 0; i < send->span_count; i++) hm_buf_put(send->span[i].owner);
+    for (unsigned i = 0; send->held && i < send->span_count; i++)
+        if (send->span[i].owner) hm_buf_put(send->span[i].owner);
     hm_ucx_send_put(send->ep->ucx, send);
 }
 
@@ -55,14 +68,23 @@ static void finish(struct ucx_send *send, enum hm_status status)
 
 /* ---- operations ---------------------------------------------------------------------------- */
 
-static void op_ended(struct ucx_op *op, ucs_status_t status)
+static void failed(struct ucx_ep *ep)
 {
+    if (ep->state >= UCX_FAILING) return;
+    ep->broken = true;
+    hm_ucx_ep_fail(ep, HM_ERR_PEER_RESET);
+}
+
+static void on_sent(void *request, ucs_status_t status, void *arg)
+{
+    struct ucx_op *op = arg;
     struct ucx_ep *ep = op->ep;
     struct ucx_send *send = op->send;
+    ucp_request_free(request);
     ep->wire_ops--;
     ep->ucx->wire_ops--;
     if (op->windowed) ep->windowed--;
-    hm_ucx_op_put(ep->ucx, op);
+    if (!send || op != &send->op) hm_ucx_op_put(ep->ucx, op);
     if (send) {
         send->wire_ops--;
         if (send->stage == UCX_POSTED && status == UCS_OK && !send->finished)
@@ -70,26 +92,21 @@ static void op_ended(struct ucx_op *op, ucs_status_t status)
         else
             send_release(send);
     }
-    if (status != UCS_OK && ep->state < UCX_FAILING) {
-        ep->broken = true;
-        hm_ucx_ep_fail(ep, HM_ERR_PEER_RESET);
-    }
-}
-
-static void on_sent(void *request, ucs_status_t status, void *arg)
-{
-    struct ucx_op *op = arg;
-    struct ucx_ep *ep = op->ep;
-    ucp_request_free(request);
-    op_ended(op, status);
+    if (status != UCS_OK) failed(ep);
     if (ep->state == UCX_GONE)
         hm_ucx_ep_release(ep);
     else
         hm_ucx_turn_soon(ep); /* there is room again */
 }
 
-static void post(struct ucx_op *op, unsigned id, const void *head, size_t head_bytes,
-                 unsigned iov_count, bool rendezvous)
+enum posted {
+    POST_OVER,    /* UCX needs nothing of it any more */
+    POST_PENDING, /* on_sent() will come */
+    POST_FAILED,  /* so does the endpoint */
+};
+
+static enum posted post(struct ucx_op *op, unsigned id, const void *head, size_t head_bytes,
+                        unsigned iov_count, bool rendezvous)
 {
     struct ucx_ep *ep = op->ep;
     ucp_request_param_t param = {
@@ -99,59 +116,84 @@ static void post(struct ucx_op *op, unsigned id, const void *head, size_t head_b
         .cb.send = on_sent,
         .user_data = op,
     };
-    const void *payload = iov_count == 1 ? op->iov[0].buffer : op->iov;
-    size_t count = iov_count == 1 ? op->iov[0].length : iov_count;
-    if (iov_count > 1) {
+    const void *payload = NULL;
+    size_t count = 0;
+    if (iov_count == 1) {
+        payload = op->iov[0].buffer;
+        count = op->iov[0].length;
+    } else if (iov_count > 1) {
+        payload = op->iov;
+        count = iov_count;
         param.op_attr_mask |= UCP_OP_ATTR_FIELD_DATATYPE;
         param.datatype = ucp_dt_make_iov();
+    }
+    ucs_status_ptr_t request =
+        ucp_am_send_nbx(ep->ep, id, head, head_bytes, payload, count, &param);
+    if (request == NULL) return POST_OVER;
+    if (UCS_PTR_IS_ERR(request)) {
+        failed(ep);
+        return POST_FAILED;
     }
     ep->wire_ops++;
     ep->ucx->wire_ops++;
     if (op->windowed) ep->windowed++;
     if (op->send) op->send->wire_ops++;
-    ucs_status_ptr_t request =
-        ucp_am_send_nbx(ep->ep, id, head, head_bytes, iov_count ? payload : NULL, count, &param);
-    if (!UCS_PTR_IS_PTR(request)) op_ended(op, UCS_PTR_STATUS(request));
+    return POST_PENDING;
 }
 
-static struct ucx_op *op_make(struct ucx_ep *ep)
+/* An operation of its own, for what is no message's head. */
+static struct ucx_op *op_make(struct ucx_ep *ep, struct ucx_send *send)
 {
     struct ucx_op *op = hm_ucx_op_get(ep->ucx);
-    if (op)
-        op->ep = ep;
-    else
+    if (!op) {
         hm_ucx_ep_fail(ep, HM_ERR_NO_MEMORY);
+        return NULL;
+    }
+    op->ep = ep;
+    op->send = send;
+    op->windowed = send != NULL;
     return op;
+}
+
+static void op_post(struct ucx_op *op, unsigned iov_count, bool rendezvous)
+{
+    struct ucx *ucx = op->ep->ucx;
+    if (post(op, UCX_AM_CONTROL, &op->head, sizeof op->head, iov_count, rendezvous) != POST_PENDING)
+        hm_ucx_op_put(ucx, op);
 }
 
 void hm_ucx_say(struct ucx_ep *ep, enum ucx_type type, uint64_t id, uint64_t value)
 {
-    struct ucx_op *op = op_make(ep);
+    struct ucx_op *op = op_make(ep, NULL);
     if (!op) return;
-    op->head = (struct ucx_long_head){
-        .head = {.token = ep->their_token, .type = type}, .id = id, .value = value};
-    post(op, UCX_AM_PLAIN, &op->head, sizeof op->head, 0, false);
+    op->head =
+        (struct ucx_control){.token = ep->their_token, .type = type, .id = id, .value = value};
+    op_post(op, 0, false);
 }
 
 /* The head, and all of the payload of an eager message. */
-static void post_message(struct ucx_send *send)
+static void post_message(struct ucx_send *send, const struct hm_span *payload, unsigned span_count)
 {
     struct ucx_ep *ep = send->ep;
-    struct ucx_op *op = op_make(ep);
     unsigned count = 0;
-    hm_list_remove(&send->link);
-    hm_list_push(&ep->posted, &send->link);
-    if (!op) return; /* the endpoint fails, and this with it */
-    op->send = send;
-    bool eager = send->stage == UCX_WAITING && send->bytes > 0;
-    if (send->stage != UCX_ANNOUNCED) send->stage = UCX_POSTED;
-    for (unsigned i = 0; eager && i < send->span_count; i++)
-        if (send->span[i].bytes > 0)
-            op->iov[count++] = (ucp_dt_iov_t){send->span[i].base, send->span[i].bytes};
-    op->windowed = eager;
+    bool announces = send->stage == UCX_ANNOUNCED, eager = !announces && send->bytes > 0;
+    if (!announces) send->stage = UCX_POSTED;
+    for (unsigned i = 0; eager && i < span_count; i++)
+        if (payload[i].bytes > 0)
+            send->op.iov[count++] = (ucp_dt_iov_t){payload[i].base, payload[i].bytes};
+    send->op.ep = ep;
+    send->op.send = send;
+    send->op.windowed = eager;
     ep->ucx->metrics.messages_sent.value++;
     if (eager) ep->ucx->metrics.bytes_sent.value += send->bytes;
-    post(op, eager ? UCX_AM_EAGER : UCX_AM_PLAIN, send->head, send->head_bytes, count, false);
+    unsigned id = announces ? UCX_AM_CONTROL : eager ? UCX_AM_EAGER : UCX_AM_BARE;
+    enum posted posted = post(&send->op, id, send->head, send->head_bytes, count, false);
+    if (posted == POST_OVER && !announces) {
+        finish(send, HM_OK);
+        return;
+    }
+    hold(send, payload, span_count);
+    hm_list_push(&ep->posted, &send->link);
 }
 
 /* ---- accepting ----------------------------------------------------------------------------- */
@@ -183,20 +225,22 @@ static bool credit_take(struct ucx_ep *ep, size_t bytes)
 }
 
 static struct ucx_send *send_make(struct ucx_ep *ep, const void *header, size_t header_bytes,
-                                  const struct hm_span *payload, unsigned span_count)
+                                  size_t bytes)
 {
     struct ucx_send *send = hm_ucx_send_get(ep->ucx);
     if (!send) return NULL;
     send->ep = ep;
-    send->span_count = span_count;
-    for (unsigned i = 0; i < span_count; i++) {
-        send->span[i] = payload[i];
-        if (payload[i].owner) hm_buf_get(payload[i].owner);
-    }
-    struct ucx_head head = {.token = ep->their_token, .type = UCX_MESSAGE};
-    memcpy(send->head, &head, sizeof head);
-    if (header_bytes > 0) memcpy(send->head + sizeof head, header, header_bytes);
-    send->head_bytes = sizeof head + header_bytes;
+    send->status = HM_OK;
+    send->finished = send->called = send->held = false;
+    send->stage = UCX_WAITING;
+    send->wire_ops = 0;
+    send->id = 0;
+    send->bytes = bytes;
+    send->sent = send->span_offset = 0;
+    send->span_count = send->span_at = 0;
+    memcpy(send->head, &ep->their_token, sizeof ep->their_token);
+    if (header_bytes > 0) memcpy(send->head + sizeof ep->their_token, header, header_bytes);
+    send->head_bytes = sizeof ep->their_token + header_bytes;
     return send;
 }
 
@@ -210,10 +254,10 @@ static void queue_push(struct ucx_queue *queue, struct ucx_send *send)
 /* The head that announces, in the place of the one that brings. */
 static void announce_prepare(struct ucx_send *send)
 {
-    struct ucx_long_head head = {.head = {.token = send->ep->their_token, .type = UCX_ANNOUNCE},
-                                 .value = send->bytes};
-    size_t header_bytes = send->head_bytes - sizeof head.head;
-    memmove(send->head + sizeof head, send->head + sizeof head.head, header_bytes);
+    struct ucx_control head = {
+        .token = send->ep->their_token, .type = UCX_ANNOUNCE, .value = send->bytes};
+    size_t header_bytes = send->head_bytes - sizeof head.token;
+    memmove(send->head + sizeof head, send->head + sizeof head.token, header_bytes);
     memcpy(send->head, &head, sizeof head);
     send->head_bytes = sizeof head + header_bytes;
 }
@@ -235,19 +279,16 @@ enum hm_status hm_ucx_send(struct hm_ep *base, const void *header, size_t header
         *told_busy = true;
         return HM_ERR_BUSY;
     }
-    struct ucx_send *send = send_make(ep, header, header_bytes, payload, span_count);
+    struct ucx_send *send = send_make(ep, header, header_bytes, bytes);
     if (!send) return HM_ERR_NO_MEMORY;
     send->done = done;
     send->arg = arg;
-    send->bytes = bytes;
-    if (bytes == 0) {
-        post_message(send);
-    } else if (!eager) {
-        announce_prepare(send);
-        queue_push(queue, send);
-    } else if (queue->count == 0 && credit_take(ep, bytes)) {
-        post_message(send);
+    bool now = bytes == 0 || (eager && queue->count == 0 && credit_take(ep, bytes));
+    if (done || !now) hold(send, payload, span_count);
+    if (now) {
+        post_message(send, payload, span_count);
     } else {
+        if (!eager) announce_prepare(send);
         queue_push(queue, send);
     }
     return HM_OK;
@@ -255,28 +296,33 @@ enum hm_status hm_ucx_send(struct hm_ep *base, const void *header, size_t header
 
 /* ---- what goes in a turn ------------------------------------------------------------------- */
 
+static struct ucx_send *queue_pop(struct ucx_queue *queue)
+{
+    queue->count--;
+    return send_of(hm_list_pop(&queue->head));
+}
+
 static void pump_eager(struct ucx_ep *ep)
 {
     while (ep->eager.count > 0 && credit_take(ep, send_of(ep->eager.head.next)->bytes)) {
-        ep->eager.count--;
-        post_message(send_of(ep->eager.head.next));
+        struct ucx_send *send = queue_pop(&ep->eager);
+        post_message(send, send->span, send->span_count);
     }
 }
 
 static void pump_large(struct ucx_ep *ep)
 {
     while (ep->large.count > 0 && ep->places_out < UCX_PLACES && ep->wire_ops < UCX_BARE_MAX) {
-        struct ucx_send *send = send_of(ep->large.head.next);
+        struct ucx_send *send = queue_pop(&ep->large);
         unsigned place = ep->place_next;
         while (ep->place_out[place]) place = (place + 1) % UCX_PLACES;
         ep->place_next = (place + 1) % UCX_PLACES;
         ep->place_out[place] = send;
         ep->places_out++;
-        ep->large.count--;
         send->id = ++ep->number_last * UCX_PLACES + place;
-        memcpy(send->head + offsetof(struct ucx_long_head, id), &send->id, sizeof send->id);
+        memcpy(send->head + offsetof(struct ucx_control, id), &send->id, sizeof send->id);
         send->stage = UCX_ANNOUNCED;
-        post_message(send);
+        post_message(send, send->span, send->span_count);
     }
 }
 
@@ -284,14 +330,12 @@ static void pump_large(struct ucx_ep *ep)
 static size_t post_piece(struct ucx_send *send)
 {
     struct ucx_ep *ep = send->ep;
-    struct ucx_op *op = op_make(ep);
+    struct ucx_op *op = op_make(ep, send);
     if (!op) return 0;
     size_t room = ep->ucx->piece_bytes, bytes = 0;
     unsigned count = 0;
-    op->send = send;
-    op->windowed = true;
-    op->head = (struct ucx_long_head){
-        .head = {.token = ep->their_token, .type = UCX_DATA}, .id = send->id, .value = send->sent};
+    op->head = (struct ucx_control){
+        .token = ep->their_token, .type = UCX_DATA, .id = send->id, .value = send->sent};
     while (bytes < room && send->sent + bytes < send->bytes) {
         const struct hm_span *span = &send->span[send->span_at];
         size_t part = span->bytes - send->span_offset;
@@ -313,7 +357,7 @@ static size_t post_piece(struct ucx_send *send)
     } else {
         hm_list_push(&ep->streaming, &send->link);
     }
-    post(op, UCX_AM_PLAIN, &op->head, sizeof op->head, count, ep->ucx->rendezvous);
+    op_post(op, count, ep->ucx->rendezvous);
     return bytes;
 }
 

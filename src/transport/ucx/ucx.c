@@ -21,11 +21,14 @@
 
 enum {
     CHUNK_OBJECTS = 16,
-    PROGRESS_MAX = 64, /* calls in a look */
-    LOOKS_MAX = 4,     /* before the loop has its turn: a round of it costs as much as a message */
+    PROGRESS_MAX = 16, /* calls in a look; each brings up to 16 messages */
+    LOOKS_A_CLOCK =
+        16,            /* empty ones, or as much work: then the loop is asked whether we may stay */
+    YIELD_AFTER = 3,   /* looks in a row without anything */
     IDLE_YIELDS = 200, /* looks in a row at operations that do not move, before the timer */
     ARM_BUSY_MAX = 2000, /* somebody died while he wrote into our queue: do not burn the core */
 };
+#define STAY_NS     (100 * HM_US) /* in the hook, while others wait for their descriptors */
 #define POLL_NS_MIN (50 * HM_US)
 #define POLL_NS_MAX (5 * HM_MS)
 
@@ -55,12 +58,7 @@ struct ucx_send *hm_ucx_send_get(struct ucx *ucx)
     struct hm_link *link =
         pool_get(ucx, &ucx->spare_sends, sizeof(struct ucx_send), offsetof(struct ucx_send, link));
     if (!link) return NULL;
-    struct ucx_send *send = HM_CONTAINER_OF(link, struct ucx_send, link);
-    memset(send, 0, offsetof(struct ucx_send, span)); /* spans and head are written before read */
-    send->span_count = send->span_at = 0;
-    send->span_offset = 0;
-    hm_list_init(&send->link);
-    return send;
+    return HM_CONTAINER_OF(link, struct ucx_send, link);
 }
 
 void hm_ucx_send_put(struct ucx *ucx, struct ucx_send *send)
@@ -73,11 +71,7 @@ struct ucx_op *hm_ucx_op_get(struct ucx *ucx)
     struct hm_link *link =
         pool_get(ucx, &ucx->spare_ops, sizeof(struct ucx_op), offsetof(struct ucx_op, link));
     if (!link) return NULL;
-    struct ucx_op *op = HM_CONTAINER_OF(link, struct ucx_op, link);
-    hm_list_init(&op->link);
-    op->send = NULL;
-    op->windowed = false;
-    return op;
+    return HM_CONTAINER_OF(link, struct ucx_op, link);
 }
 
 void hm_ucx_op_put(struct ucx *ucx, struct ucx_op *op)
@@ -90,10 +84,7 @@ struct ucx_inbound *hm_ucx_inbound_get(struct ucx *ucx)
     struct hm_link *link = pool_get(ucx, &ucx->spare_inbounds, sizeof(struct ucx_inbound),
                                     offsetof(struct ucx_inbound, link));
     if (!link) return NULL;
-    struct ucx_inbound *in = HM_CONTAINER_OF(link, struct ucx_inbound, link);
-    memset(in, 0, sizeof *in);
-    hm_list_init(&in->link);
-    return in;
+    return HM_CONTAINER_OF(link, struct ucx_inbound, link);
 }
 
 void hm_ucx_inbound_put(struct ucx *ucx, struct ucx_inbound *in)
@@ -114,6 +105,7 @@ static unsigned turn(struct ucx *ucx)
 {
     struct hm_link now, *link;
     unsigned count = 0;
+    if (hm_list_empty(&ucx->turn_eps)) return 0;
     hm_list_init(&now);
     while ((link = hm_list_pop(&ucx->turn_eps)) != NULL) hm_list_push(&now, link);
     while ((link = hm_list_pop(&now)) != NULL) {
@@ -166,21 +158,17 @@ static bool settle(struct ucx *ucx)
 {
     ucx->idle++;
     if (ucx->busy_poll) return false;
-    if (ucp_worker_arm(ucx->worker) == UCS_ERR_BUSY) {
-        sched_yield();
+    bool waits = ucx->wire_ops > 0 && ucx->idle < IDLE_YIELDS;
+    if (waits || ucp_worker_arm(ucx->worker) == UCS_ERR_BUSY) {
+        if (ucx->idle > YIELD_AFTER) sched_yield();
         if (ucx->idle < ARM_BUSY_MAX) return false;
         poll_later(ucx);
         return true;
     }
-    if (ucx->wire_ops == 0) {
+    if (ucx->wire_ops > 0)
+        poll_later(ucx);
+    else
         ucx->idle = 0;
-        return true;
-    }
-    if (ucx->idle < IDLE_YIELDS) {
-        sched_yield();
-        return false;
-    }
-    poll_later(ucx);
     return true;
 }
 
@@ -193,19 +181,28 @@ static unsigned look(struct ucx *ucx)
     return moved + turn(ucx);
 }
 
+/* A round of the loop costs as much as several messages, so the hook looks again by itself as long
+ * as nobody else has something to do. */
 static bool before_sleep(struct hm_hook *hook)
 {
     struct ucx *ucx = hook->arg;
-    for (unsigned i = 0; i < LOOKS_MAX; i++) {
+    struct hm_loop *loop = ucx->loop;
+    hm_ns begin = hm_loop_now(loop);
+    for (unsigned work = 0;;) {
         unsigned moved = look(ucx);
         if (ucx->closing && hm_list_empty(&ucx->eps)) {
             close_finish(ucx);
             return false; /* done may have changed anything */
         }
-        if (!moved && hm_list_empty(&ucx->turn_eps)) return settle(ucx);
-        ucx->idle = 0;
+        if (moved > 0 || !hm_list_empty(&ucx->turn_eps))
+            ucx->idle = 0;
+        else if (settle(ucx))
+            return true;
+        work += 1 + moved;
+        if (work < LOOKS_A_CLOCK) continue;
+        work = 0;
+        if (!loop->ops->stay(loop) || hm_loop_now(loop) - begin > STAY_NS) return false;
     }
-    return false;
 }
 
 static void on_event(struct hm_watch *watch, int events)

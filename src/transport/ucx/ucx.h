@@ -6,17 +6,19 @@
  *   send.c      operations on the wire, queues, credit, announced payloads
  *   receive.c   active messages in: messages, announces, pulls
  *
- * One UCP_THREAD_MODE_SINGLE worker, on the loop's thread.  An active message is a struct ucx_head,
- * then the user's header, then a payload.  UCX's id says only whether the payload may have to be
- * kept.  The fabric is homogeneous (settings name the architecture), so heads are plain memory.
+ * One UCP_THREAD_MODE_SINGLE worker, on the loop's thread.  The fabric is homogeneous (settings
+ * name the architecture), so heads are plain memory: a token, then what UCX's id says.  The
+ * commonest message has the shortest head: 8 bytes more and it takes one more cache line.
  *
- *     MESSAGE              -> a message, with an eager payload or none
- *     ANNOUNCE id bytes    -> a large one; its payload stays where it is
- *     PULL id | DROP id    <- the receiver wants it, or nobody does
- *     DATA id offset       -> a piece of it
- *     DONE id              <- all of it is here
- *     CREDIT bytes         <- eager bytes given back
- *     HELLO credit         -> the first: I have accepted your offer
+ *     BARE    token, header               -> a message without a payload
+ *     EAGER   token, header; payload      -> a message with it; the receiver may keep the payload
+ *     CONTROL token, type, id, value, ...
+ *       ANNOUNCE id bytes, header         -> a large one; its payload stays where it is
+ *       PULL id | DROP id                 <- the receiver wants it, or nobody does
+ *       DATA id offset; payload           -> a piece of it
+ *       DONE id                           <- all of it is here
+ *       CREDIT bytes                      <- eager bytes given back
+ *       HELLO credit                      -> the first: I have accepted your offer
  *
  * The id of an announced payload is (number << 8 | place): the place is its index on both sides. */
 #ifndef HM_TRANSPORT_UCX_UCX_H
@@ -30,7 +32,7 @@
 
 #include <ucp/api/ucp.h>
 
-enum { UCX_AM_PLAIN = 1, UCX_AM_EAGER = 2 }; /* ids: EAGER may be kept by the receiver */
+enum { UCX_AM_BARE = 1, UCX_AM_EAGER = 2, UCX_AM_CONTROL = 3 };
 enum {
     UCX_ENDPOINTS_MAX = 1 << 15,
     UCX_PLACES = 256,           /* announced and not done, each way */
@@ -45,7 +47,6 @@ enum {
 
 enum ucx_type {
     UCX_HELLO = 1,
-    UCX_MESSAGE,
     UCX_ANNOUNCE,
     UCX_PULL,
     UCX_DROP,
@@ -53,13 +54,9 @@ enum ucx_type {
     UCX_DONE,
     UCX_CREDIT,
 };
-struct ucx_head {
-    uint64_t token; /* the receiver's */
-    uint32_t type;
-    uint32_t zero;
-};
-struct ucx_long_head { /* of all but MESSAGE */
-    struct ucx_head head;
+struct ucx_control {
+    uint64_t token; /* the receiver's, as all that a shorter head has */
+    uint32_t type, zero;
     uint64_t id, value;
 };
 
@@ -73,7 +70,18 @@ enum ucx_stage { UCX_WAITING, UCX_POSTED, UCX_ANNOUNCED, UCX_STREAMING, UCX_UNAC
  *   eager   -> [waits for credit] -> posted --------------------------------------> finished
  *   large   -> [waits for a place] -> posted -> announced -> streaming -> unacked -> finished
  *                                                   '--------- dropped ------------------^
- * It is freed when it has called back and UCX holds nothing of it. */
+ * It is freed when it has called back and UCX holds nothing of it.  Most messages are over when UCX
+ * has been told of them, and nobody asks: those take no references and are in no list. */
+struct
+    ucx_op { /* one active message in UCX's hands, which reads head and iov until it has completed */
+    struct hm_link link;
+    struct ucx_ep *ep;
+    struct ucx_send *send; /* NULL: a control message */
+    bool windowed;
+    struct ucx_control head; /* of control messages and pieces */
+    ucp_dt_iov_t iov[HM_SPANS_MAX];
+};
+
 struct ucx_send {
     struct hm_link link;
     struct ucx_ep *ep;
@@ -81,25 +89,17 @@ struct ucx_send {
     void *arg;
     enum hm_status status;
     bool finished, called;
+    bool held;         /* span and references to its owners are there */
     uint8_t stage;     /* enum ucx_stage */
     unsigned wire_ops; /* operations of it in UCX's hands */
     uint64_t id;
     size_t bytes, sent;
-    struct hm_span span[HM_SPANS_MAX];
     unsigned span_count, span_at;
     size_t span_offset;
+    struct ucx_op op; /* of its head; pieces have others */
+    struct hm_span span[HM_SPANS_MAX];
     size_t head_bytes;
-    uint8_t head[sizeof(struct ucx_long_head) + HM_HEADER_BYTES_MAX];
-};
-
-/* One active message in UCX's hands: UCX reads head and iov until it has completed. */
-struct ucx_op {
-    struct hm_link link;
-    struct ucx_ep *ep;
-    struct ucx_send *send; /* NULL: a control message */
-    bool windowed;
-    struct ucx_long_head head;
-    ucp_dt_iov_t iov[HM_SPANS_MAX];
+    uint8_t head[sizeof(struct ucx_control) + HM_HEADER_BYTES_MAX];
 };
 
 struct ucx_inbound {
@@ -213,8 +213,9 @@ extern const struct hm_transport_ops hm_ucx_ops;
 extern const struct hm_fabric_ops hm_ucx_fabric;
 
 /* ---- ucx.c */
-void hm_ucx_turn_soon(struct ucx_ep *ep);          /* ucx_ep_turn before the loop sleeps */
-struct ucx_send *hm_ucx_send_get(struct ucx *ucx); /* NULL: no memory */
+void hm_ucx_turn_soon(struct ucx_ep *ep); /* ucx_ep_turn before the loop sleeps */
+/* All NULL if there is no memory; the caller sets every field but the link. */
+struct ucx_send *hm_ucx_send_get(struct ucx *ucx);
 void hm_ucx_send_put(struct ucx *ucx, struct ucx_send *send);
 struct ucx_op *hm_ucx_op_get(struct ucx *ucx);
 void hm_ucx_op_put(struct ucx *ucx, struct ucx_op *op);

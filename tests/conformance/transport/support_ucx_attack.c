@@ -14,11 +14,11 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { PLAIN = 1, EAGER = 2 };
-enum { HELLO = 1, MESSAGE, ANNOUNCE, PULL, DROP, DATA, DONE, CREDIT };
+enum { BARE = 1, EAGER = 2, CONTROL = 3 };
+enum { HELLO = 1, ANNOUNCE, PULL, DROP, DATA, DONE, CREDIT };
 
-struct message { /* as on the wire; then up to 2 KiB of header */
-    uint64_t token;
+struct message {    /* a control message as on the wire; then up to 2 KiB of header */
+    uint64_t token; /* of others this alone */
     uint32_t type, zero;
     uint64_t id, value;
     uint8_t header[2048];
@@ -61,7 +61,7 @@ static void send_raw(unsigned id, struct message *message, size_t head_bytes, si
 static void say(unsigned type, uint64_t id, uint64_t value)
 {
     struct message message = {.token = self.token, .type = type, .id = id, .value = value};
-    send_raw(PLAIN, &message, offsetof(struct message, header), 0);
+    send_raw(CONTROL, &message, offsetof(struct message, header), 0);
 }
 
 static void announce(unsigned number, uint64_t bytes)
@@ -74,7 +74,7 @@ static void announce(unsigned number, uint64_t bytes)
     memcpy(message.header, &kind, sizeof kind);
     memcpy(message.header + 4, &number, sizeof number);
     memcpy(message.header + 8, &bytes, sizeof bytes);
-    send_raw(PLAIN, &message, offsetof(struct message, header) + 24, 0);
+    send_raw(CONTROL, &message, offsetof(struct message, header) + 24, 0);
 }
 
 static void attack_announces(void)
@@ -89,20 +89,20 @@ static void attack_huge_announce(void)
 
 static void attack_over_credit(void)
 {
-    struct message message = {.token = self.token, .type = MESSAGE};
-    if (self.sent++ < 1000) send_raw(EAGER, &message, offsetof(struct message, id), 30000);
+    struct message message = {.token = self.token};
+    if (self.sent++ < 1000) send_raw(EAGER, &message, offsetof(struct message, type), 30000);
 }
 
 static void attack_large_eager(void)
 {
-    struct message message = {.token = self.token, .type = MESSAGE};
-    if (self.sent++ == 0) send_raw(EAGER, &message, offsetof(struct message, id), 64000);
+    struct message message = {.token = self.token};
+    if (self.sent++ == 0) send_raw(EAGER, &message, offsetof(struct message, type), 64000);
 }
 
 static void attack_long_header(void)
 {
-    struct message message = {.token = self.token, .type = MESSAGE};
-    if (self.sent++ == 0) send_raw(PLAIN, &message, offsetof(struct message, id) + 1025, 0);
+    struct message message = {.token = self.token};
+    if (self.sent++ == 0) send_raw(BARE, &message, offsetof(struct message, type) + 1025, 0);
 }
 
 static void attack_type(void)
@@ -123,7 +123,7 @@ static void attack_done(void)
 static void attack_data(void)
 {
     struct message message = {.token = self.token, .type = DATA, .id = 77 << 8};
-    if (self.sent++ == 0) send_raw(PLAIN, &message, offsetof(struct message, header), 1000);
+    if (self.sent++ == 0) send_raw(CONTROL, &message, offsetof(struct message, header), 1000);
 }
 
 static void attack_credit(void)
@@ -139,32 +139,49 @@ static void attack_second_hello(void)
 /* A stale peer's, a stranger's, and what is too short to be anybody's. */
 static void attack_tokens(void)
 {
-    struct message message = {.token = self.token ^ (uint64_t)1 << 40, .type = MESSAGE};
+    struct message message = {.token = self.token ^ (uint64_t)1 << 40};
     if (self.sent == 0) self.began = hm_loop_now(self.loop);
     if (hm_loop_now(self.loop) - self.began > 300 * HM_MS) _exit(0);
     if (self.sent++ > 50) return;
-    send_raw(PLAIN, &message, offsetof(struct message, id), 0);
+    send_raw(BARE, &message, offsetof(struct message, type), 0);
     message.token = UINT64_MAX;
-    send_raw(EAGER, &message, offsetof(struct message, id), 500);
+    send_raw(EAGER, &message, offsetof(struct message, type), 500);
     message.token = self.token;
-    send_raw(PLAIN, &message, 5, 0);
-    send_raw(PLAIN, &message, 0, 100);
-    send_raw(EAGER, &message, 15, 100);
+    send_raw(BARE, &message, 5, 0);
+    send_raw(BARE, &message, 0, 100);
+    send_raw(EAGER, &message, 7, 100);
     message.type = ANNOUNCE;
-    send_raw(PLAIN, &message, 31, 0);
+    send_raw(CONTROL, &message, 31, 0);
+}
+
+/* A bare message that has a payload after all, and a control message that should have none. */
+static void attack_bare(void)
+{
+    struct message message = {.token = self.token};
+    if (self.sent++ == 0) send_raw(BARE, &message, offsetof(struct message, type), 100);
+}
+
+static void attack_control(void)
+{
+    struct message message = {.token = self.token, .type = CREDIT};
+    if (self.sent++ == 0) send_raw(CONTROL, &message, offsetof(struct message, header), 100);
 }
 
 const struct ucx_attack ucx_attacks[] = {
-    {"announces without end", 0}, {"a huge announce", 0},   {"more than the credit", 0},
-    {"a large eager message", 0}, {"a long header", 0},     {"an unknown type", 0},
-    {"a pull of nothing", 0},     {"a done of nothing", 0}, {"data of nothing", 0},
-    {"too much credit", 0},       {"a second hello", 0},    {"foreign tokens", 1},
+    {"announces without end", 0},   {"a huge announce", 0},
+    {"more than the credit", 0},    {"a large eager message", 0},
+    {"a long header", 0},           {"an unknown type", 0},
+    {"a pull of nothing", 0},       {"a done of nothing", 0},
+    {"data of nothing", 0},         {"too much credit", 0},
+    {"a second hello", 0},          {"foreign tokens", 1},
+    {"a payload on a bare one", 0}, {"a payload on a control message", 0},
 };
 const size_t ucx_attack_count = sizeof ucx_attacks / sizeof *ucx_attacks;
 static void (*const runs[])(void) = {
     attack_announces,   attack_huge_announce, attack_over_credit,  attack_large_eager,
     attack_long_header, attack_type,          attack_pull,         attack_done,
     attack_data,        attack_credit,        attack_second_hello, attack_tokens,
+    attack_bare,        attack_control,
 };
 _Static_assert(sizeof runs / sizeof *runs == sizeof ucx_attacks / sizeof *ucx_attacks,
                "a row each");
@@ -209,7 +226,7 @@ static void fabric_open(const struct hm_fabric_offer *victim, struct hm_fabric_o
     must(ucp_init(&params, config, &self.context) == UCS_OK, "context");
     ucp_config_release(config);
     must(ucp_worker_create(self.context, &worker, &self.worker) == UCS_OK, "worker");
-    for (unsigned id = PLAIN; id <= EAGER; id++) { /* without one UCX 1.13 crashes */
+    for (unsigned id = BARE; id <= CONTROL; id++) { /* without one UCX 1.13 crashes */
         const ucp_am_handler_param_t handler = {.field_mask = UCP_AM_HANDLER_PARAM_FIELD_ID |
                                                               UCP_AM_HANDLER_PARAM_FIELD_CB,
                                                 .id = id,
