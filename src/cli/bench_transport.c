@@ -6,6 +6,7 @@
  *         ratio within a round, the median of the rounds is printed.
  * Fails:  ours must run; a raw program that is not there, or fails, leaves its figures out. */
 #include "cli/bench.h"
+#include "cli/bench_raw.h"
 #include "cli/child.h"
 #include "cli/cli.h"
 
@@ -64,8 +65,7 @@ struct bench {
     struct conf conf;
     bool ucx;
     const char *tls;
-    char raw[512]; /* "": not there */
-    bool perftest;
+    bool raw, perftest; /* they are there */
     size_t size[SIZES_MAX];
     unsigned size_count;
     struct figures figures[WHO_COUNT][ROUNDS_MAX];
@@ -136,17 +136,15 @@ static enum hm_status ours(const struct bench *bench, size_t bytes, struct figur
 
 /* ---- the raw program ------------------------------------------------------------------------- */
 
-static double field(const char *json, const char *name)
+static const char *raw_name(const struct bench *bench)
 {
-    const char *at = strstr(json, name);
-    return at ? strtod(at + strlen(name), NULL) : NAN;
+    return bench->ucx ? "raw_ucx_echo" : "raw_tls_echo";
 }
 
 static bool raw_run(const struct bench *bench, size_t bytes, const char *mode, char *line,
                     size_t line_bytes)
 {
     char size[24], calls[16], seconds[32];
-    struct child child;
     snprintf(size, sizeof size, "%zu", bytes);
     snprintf(calls, sizeof calls, "%u", bench->conf.window);
     snprintf(seconds, sizeof seconds, "%.6f", (double)bench->conf.duration / 1e9);
@@ -154,24 +152,22 @@ static bool raw_run(const struct bench *bench, size_t bytes, const char *mode, c
                                seconds,       "--calls",  calls,     "--wait", bench->conf.wait,
                                "--transport", bench->tls, NULL};
     if (!bench->ucx) arguments[6] = NULL;
-    if (child_start_program(&child, bench->raw, arguments) != HM_OK) return false;
-    bool good = child_line(&child, bench->conf.duration + 30 * HM_S, line, line_bytes) == HM_OK;
-    child_stop(&child, 5 * HM_S);
-    return good;
+    return bench_raw_run(raw_name(bench), arguments, bench->conf.duration + 30 * HM_S, line,
+                         line_bytes);
 }
 
 static void raw(const struct bench *bench, size_t bytes, struct figures *f)
 {
     char line[1024];
-    if (!bench->raw[0]) return;
+    if (!bench->raw) return;
     if (raw_run(bench, bytes, "latency", line, sizeof line)) {
-        f->mean = field(line, "\"mean_us\":");
-        f->p50 = field(line, "\"p50_us\":");
-        f->p99 = field(line, "\"p99_us\":");
-        f->p999 = field(line, "\"p999_us\":");
+        f->mean = bench_raw_number(line, "mean_us");
+        f->p50 = bench_raw_number(line, "p50_us");
+        f->p99 = bench_raw_number(line, "p99_us");
+        f->p999 = bench_raw_number(line, "p999_us");
     }
     if (raw_run(bench, bytes, "stream", line, sizeof line)) {
-        f->messages = field(line, "\"messages_per_second\":");
+        f->messages = bench_raw_number(line, "messages_per_second");
         f->megabytes = f->messages * (double)bytes / 1e6;
     }
 }
@@ -335,7 +331,7 @@ static void print_json(const struct bench *bench, size_t bytes)
     for (size_t i = 0; i < HM_COUNT_OF(columns); i++)
         hm_json_double(&json, columns[i].name, of(bench, OURS, columns[i].offset));
     for (enum who who = RAW; who < WHO_COUNT; who++) {
-        if (who == RAW ? !bench->raw[0] : !bench->perftest) continue;
+        if (who == RAW ? !bench->raw : !bench->perftest) continue;
         hm_json_object_begin(&json, names[who][0]);
         for (size_t i = 0; i < HM_COUNT_OF(columns); i++)
             hm_json_double(&json, columns[i].name, of(bench, who, columns[i].offset));
@@ -363,12 +359,10 @@ static void print_head(const struct bench *bench)
     printf("%s%s%s, %s, %u in flight in a stream, medians of %u\n", bench->conf.transport,
            bench->ucx ? " over " : "", bench->ucx ? bench->tls : "", bench->conf.wait,
            bench->conf.window, bench->conf.repeats);
-    printf("limit: %s; ucx_perftest: %s\n\n",
-           bench->raw[0] ? strrchr(bench->raw, '/') + 1
-           : bench->ucx  ? "perf-raw_ucx_echo is not built"
-                         : "perf-raw_tls_echo is not built",
+    printf("limit: perf-%s%s; ucx_perftest: %s\n\n", raw_name(bench),
+           bench->raw ? "" : " (not built)",
            bench->perftest ? "there"
-           : bench->ucx    ? "not found"
+           : bench->ucx    ? "not run"
                            : "of no use for tcp");
     printf("%8s | %9s %9s %9s %9s | %9s %6s %6s | %9s %11s | %9s %6s %6s\n", "", "round", "trip us",
            "", "", "limit", "times", "times", "stream", "", "limit", "of", "of");
@@ -438,14 +432,7 @@ static enum hm_status check(struct bench *bench)
 /* The raw program lies beside this one; ucx_perftest is in PATH. */
 static void find_others(struct bench *bench)
 {
-    char self[400];
-    ssize_t bytes = readlink("/proc/self/exe", self, sizeof self - 1);
-    self[bytes > 0 ? bytes : 0] = 0;
-    char *name = strrchr(self, '/');
-    if (name) *name = 0;
-    snprintf(bench->raw, sizeof bench->raw, "%s/perf-raw_%s_echo", self,
-             bench->ucx ? "ucx" : "tls");
-    if (access(bench->raw, X_OK) != 0) bench->raw[0] = 0;
+    bench->raw = bench_raw_there(raw_name(bench));
     if (!bench->ucx) return;
     struct child child;
     const char *arguments[] = {"-h", NULL};
