@@ -50,6 +50,11 @@ struct watch_slot {
 /* The loop that runs on this thread. */
 static _Thread_local struct loop_uv *loop_here;
 
+struct loop_uv *hm_loop_uv_here(void)
+{
+    return loop_here;
+}
+
 struct loop_uv *hm_loop_uv_of(struct hm_loop *base)
 {
     return HM_CONTAINER_OF(base, struct loop_uv, base);
@@ -168,21 +173,22 @@ static bool fire_timers(struct loop_uv *loop)
 
 /* ---- posts: a stack that any thread pushes on, reversed when it is drained ---- */
 
+/* A loop that is awake needs no wake-up: it says that it will sleep, and then looks at the posts
+ * once more.  Who comes after that wakes it, once. */
 static void loop_post(struct hm_loop *base, struct hm_post *post)
 {
     struct loop_uv *loop = hm_loop_uv_of(base);
+    hm_loop_uv_push(loop, post);
+    hm_loop_uv_posted(loop);
+}
+
+void hm_loop_uv_push(struct loop_uv *loop, struct hm_post *post)
+{
     HM_ASSERT(post->cb);
     struct hm_post *newest = atomic_load_explicit(&loop->posts, memory_order_relaxed);
     do post->next = newest;
     while (!atomic_compare_exchange_weak_explicit(&loop->posts, &newest, post, memory_order_seq_cst,
                                                   memory_order_relaxed));
-    /* A loop that is awake needs no wake-up: it says that it will sleep, and then looks at the posts
-     * once more.  Who comes after that wakes it, once. */
-    if (atomic_load_explicit(&loop->asleep, memory_order_seq_cst) &&
-        atomic_exchange_explicit(&loop->asleep, false, memory_order_seq_cst)) {
-        int failed = uv_async_send(&loop->wake);
-        HM_ASSERT(!failed);
-    }
 }
 
 static void on_wake(uv_async_t *wake)
@@ -381,6 +387,7 @@ static void on_prepare(uv_prepare_t *prepare)
     if (due <= clock_ns(CLOCK_MONOTONIC)) may_sleep = false;
     atomic_store_explicit(&loop->asleep, may_sleep, memory_order_seq_cst);
     if (atomic_load_explicit(&loop->posts, memory_order_seq_cst)) may_sleep = false;
+    if (may_sleep && hm_loop_uv_invites(loop)) uv_stop(&loop->uv);
     if (may_sleep) {
         timer_arm(loop, due);
         uv_idle_stop(&loop->awake);
@@ -459,6 +466,7 @@ enum hm_status hm_loop_uv_create(uint64_t seed, struct hm_loop **created)
     loop->base.ops = &loop_uv_ops;
     loop->armed_due = HM_NS_NEVER;
     hm_list_init(&loop->slots_changed);
+    hm_list_init(&loop->waits);
     for (unsigned i = 0; i < HM_RANDOM_STREAMS; i++) hm_rng_init(&loop->random[i], seed, i);
 
     status = hm_timer_heap_init(&loop->heap);
@@ -521,16 +529,11 @@ void hm_loop_uv_destroy(struct hm_loop *base)
     free(loop);
 }
 
-void hm_loop_uv_run(struct hm_loop *base)
+void hm_loop_uv_enter(struct loop_uv *loop)
 {
-    struct loop_uv *loop = hm_loop_uv_of(base);
-    HM_ASSERT(!loop_here && !atomic_load(&loop->running));
     loop_here = loop;
-    loop->stopping = false;
-    atomic_store(&loop->running, true);
-    uv_run(&loop->uv, UV_RUN_DEFAULT); /* the wake handle keeps it alive until uv_stop */
+    uv_run(&loop->uv, UV_RUN_DEFAULT);
     loop->in_batch = false;
-    atomic_store(&loop->running, false);
     loop_here = NULL;
 }
 

@@ -3,7 +3,8 @@
 #ifndef HM_BASE_LOOP_UV_H
 #define HM_BASE_LOOP_UV_H
 
-#include "base/loop.h"
+#include "base/list.h"
+#include "base/thread.h"
 
 #include <netinet/in.h>
 
@@ -18,6 +19,27 @@ void hm_loop_uv_destroy(struct hm_loop *loop);
 /* Runs until hm_loop_uv_stop; the calling thread becomes the loop's thread. */
 void hm_loop_uv_run(struct hm_loop *loop);
 void hm_loop_uv_stop(struct hm_loop *loop); /* loop thread; from elsewhere, post */
+
+/* Waiting for something that the loop does.  Where guests are welcome a thread that waits runs the
+ * loop itself while nobody else has to: its callbacks then run on that thread, one thread at a time as
+ * ever.  A guest that leaves may leave descriptors and timers unattended for some milliseconds
+ * (loop_uv_guest.c), so loops that others depend on should have none; nor should those with anything
+ * on them that knows its thread. */
+struct loop_uv;
+struct hm_loop_wait {                                    /* caller's memory, its stack */
+    void (*start)(struct hm_loop_wait *wait, void *arg); /* loop; leads to one hm_loop_wait_end */
+    void *arg;
+    /* the loop's */
+    struct loop_uv *loop;
+    struct hm_post post;
+    struct hm_event event;
+    struct hm_link link;
+    bool ended, invited;
+};
+void hm_loop_uv_welcome_guests(struct hm_loop *loop); /* before run */
+/* Any thread but the loop's: returns once the wait has been ended. */
+void hm_loop_uv_wait(struct hm_loop *loop, struct hm_loop_wait *wait);
+void hm_loop_wait_end(struct hm_loop_wait *wait); /* loop; the wait may be gone afterwards */
 
 /* The clock itself, which goes on during a callback: for nothing but sharing the loop's time. */
 hm_ns hm_loop_uv_clock(void);

@@ -11,6 +11,8 @@
 #include <stdatomic.h>
 #include <uv.h>
 
+enum loop_driver { LOOP_HOME, LOOP_NOBODY, LOOP_GUEST };
+
 struct watch_slot;
 struct loop_uv {
     struct hm_loop base;
@@ -22,6 +24,15 @@ struct loop_uv {
     bool stopping; /* run returns after this round */
     _Atomic bool running;
     _Atomic bool asleep; /* or about to be: who posts must wake it */
+
+    /* loop_uv_guest.c */
+    bool guests_welcome;
+    _Atomic uint32_t driver;    /* enum loop_driver */
+    _Atomic uint64_t visits;    /* of guests that found NOBODY or were invited */
+    _Atomic bool dozing;        /* the own thread waits for a guest to leave */
+    struct hm_event home;       /* the own thread's */
+    struct hm_loop_wait *guest; /* who runs the loop; NULL: its own thread */
+    struct hm_link waits;       /* of hm_loop_wait: started, not ended */
 
     struct hm_timer_heap heap;
     int timer_fd;
@@ -48,5 +59,12 @@ struct loop_uv *hm_loop_uv_of(struct hm_loop *base);
 /* Called first by whatever libuv calls: the first callback after a sleep reads the clock and opens
  * a turn. */
 void hm_loop_uv_batch_begin(struct loop_uv *loop);
+struct loop_uv *hm_loop_uv_here(void);                            /* that runs on this thread */
+void hm_loop_uv_enter(struct loop_uv *loop);                      /* until uv_stop */
+void hm_loop_uv_push(struct loop_uv *loop, struct hm_post *post); /* without waking anybody */
+
+/* loop_uv_guest.c */
+void hm_loop_uv_posted(struct loop_uv *loop);  /* wakes whoever has to see it */
+bool hm_loop_uv_invites(struct loop_uv *loop); /* before a sleep: a guest should run it instead */
 
 #endif

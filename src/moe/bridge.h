@@ -10,7 +10,7 @@
 
 struct hm_bridge {
     struct hm_loop *loop;
-    /* NULL: the loop has a thread of its own.  Else called on the caller's thread, which is the
+    /* NULL: the loop is a real one (loop_uv.h) and runs on a thread of its own.  Else called on the caller's thread, which is the
      * loop's: runs it until *done. */
     void (*run)(void *arg, const bool *done);
     void *arg;
