@@ -60,6 +60,7 @@ static void forward_on_loop(struct hm_wait *wait, void *arg)
     struct hm_node *node = op->expert->node;
     op->wait = wait;
     op->op.arg = op;
+    op->op.codec = op->expert->codec;
     enum hm_status status =
         hm_moe_expert_forward(node->dispatch, &op->op, &op->expert->uid, &op->x, &op->out,
                               hm_deadline_after(node->loop, op->timeout), expert_ended);
@@ -72,6 +73,7 @@ static void backward_on_loop(struct hm_wait *wait, void *arg)
     struct hm_node *node = op->expert->node;
     op->wait = wait;
     op->op.arg = op;
+    op->op.codec = op->expert->codec;
     enum hm_status status =
         hm_moe_expert_backward(node->dispatch, &op->op, &op->expert->uid, &op->x, &op->dy, &op->out,
                                hm_deadline_after(node->loop, op->timeout), expert_ended);
@@ -108,6 +110,14 @@ int hm_remote_expert_info(struct hm_remote_expert *expert, int timeout_ms,
                                            .parameter_count = op.op.info.parameter_count};
     snprintf(info->uid, sizeof(info->uid), "%s", expert->uid.text);
     snprintf(info->kind, sizeof(info->kind), "%s", op.op.info.kind);
+    return HM_OK;
+}
+
+int hm_remote_expert_set_codec(struct hm_remote_expert *expert, const char *codec)
+{
+    const struct hm_codec *known = hm_codec_by_name(codec);
+    if (!known) return HM_ERR_INVALID;
+    expert->codec = known;
     return HM_OK;
 }
 
@@ -158,6 +168,8 @@ int hm_remote_mixture_open(struct hm_node *node, const struct hm_remote_mixture_
     if (options->grid_dims < 1 || options->grid_dims > HM_GRID_DIMS_MAX)
         return hm_fail(HM_ERR_INVALID, "a grid has 1 to %d dimensions, not %u", HM_GRID_DIMS_MAX,
                        options->grid_dims);
+    const struct hm_codec *codec = hm_codec_by_name(options->codec ? options->codec : "none");
+    if (!codec) return HM_ERR_INVALID;
     struct hm_remote_mixture *mixture = calloc(1, sizeof(*mixture));
     if (!mixture) return HM_ERR_NO_MEMORY;
     mixture->node = node;
@@ -173,7 +185,8 @@ int hm_remote_mixture_open(struct hm_node *node, const struct hm_remote_mixture_
         .forward_timeout = hm_node_timeout(options->forward_timeout_ms, CALL_TIMEOUT_STANDARD_MS),
         .backward_timeout = hm_node_timeout(options->backward_timeout_ms, CALL_TIMEOUT_STANDARD_MS),
         .timeout_after_k_min =
-            hm_node_timeout(options->timeout_after_k_min_ms, AFTER_K_MIN_STANDARD_MS)};
+            hm_node_timeout(options->timeout_after_k_min_ms, AFTER_K_MIN_STANDARD_MS),
+        .codec = codec};
     memcpy(conf.grid, options->grid, sizeof(conf.grid));
     enum hm_status status = hm_mixture_create(&conf, &mixture->mixture);
     if (status) goto err_free;

@@ -10,6 +10,7 @@
 struct hm_remote_expert {
     struct hm_node *node;
     struct hm_uid uid;
+    const struct hm_codec *codec; /* NULL: none */
 };
 struct hm_remote_mixture {
     struct hm_node *node;

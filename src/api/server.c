@@ -55,6 +55,9 @@ int hm_server_open(struct hm_node *node, const struct hm_server_options *options
     enum hm_status status = topo && plan && server ? HM_OK : HM_ERR_NO_MEMORY;
     if (status) goto failed;
     server->node = node;
+    uint64_t codecs = HM_CODECS_ALL;
+    if (options->codecs) status = hm_codec_set_parse(options->codecs, &codecs);
+    if (status) goto failed;
     struct hm_topo_wish wish = {.device = options->device ? options->device : "auto",
                                 .lane_threads = options->lane_threads,
                                 .lane_nice = 5};
@@ -76,6 +79,7 @@ int hm_server_open(struct hm_node *node, const struct hm_server_options *options
         .batch_rows_preferred = options->batch_rows_preferred,
         .equal_passes = options->equal_passes,
         .calls_max = CALLS_MAX,
+        .codecs = codecs,
         .experts_max = EXPERTS_MAX,
         .save_interval =
             (hm_ns)(options->save_interval_ms > 0 ? options->save_interval_ms : 0) * HM_MS,

@@ -198,7 +198,7 @@ void hm_swarm_fini(struct hm_swarm *swarm)
 
 void hm_swarm_json(const struct hm_swarm *swarm, struct hm_json *json)
 {
-    char id[HM_NODE_ID_TEXT_BYTES];
+    char id[HM_NODE_ID_TEXT_BYTES], codecs[HM_CODEC_SET_TEXT_BYTES];
     hm_json_object_begin(json, NULL);
     hm_json_array_begin(json, "servers");
     for (unsigned i = 0; i < swarm->server_count; i++) {
@@ -211,6 +211,7 @@ void hm_swarm_json(const struct hm_swarm *swarm, struct hm_json *json)
             hm_json_string(json, NULL, server->addrs.addr[j].text);
         hm_json_array_end(json);
         hm_json_string(json, "version", server->version);
+        hm_json_string(json, "codecs", hm_codec_set_text(server->codecs, codecs));
         hm_json_uint(json, "experts", server->expert_count);
         hm_json_uint(json, "rows_queued", server->rows_queued);
         hm_json_uint(json, "rows_per_second", server->rows_per_second);

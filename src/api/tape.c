@@ -156,7 +156,7 @@ hm_value hm_tape_add(struct hm_tape *tape, hm_value a, hm_value b)
 hm_value hm_tape_remote_expert(struct hm_tape *tape, struct hm_remote_expert *expert,
                                int timeout_ms, hm_value x)
 {
-    return hm_moe_tape_expert(tape->tape, tape->node->dispatch, &expert->uid,
+    return hm_moe_tape_expert(tape->tape, tape->node->dispatch, &expert->uid, expert->codec,
                               hm_node_timeout(timeout_ms, 5000), x);
 }
 

@@ -3,6 +3,7 @@
 #define HM_CLI_BENCH_H
 
 /* Each gets its own name as argv[0] and answers with an exit code. */
+int bench_codec(int argc, char **argv);
 int bench_latency(int argc, char **argv);
 int bench_throughput(int argc, char **argv);
 /* Of latency and throughput: the server, and a process of clients. */

@@ -93,6 +93,7 @@ static enum hm_status call_start(struct caller *caller)
     struct hm_node *node = client->node;
     hm_ns deadline = hm_deadline_after(node->loop, client->conf->timeout);
     caller->op.arg = caller;
+    caller->op.codec = hm_codec_by_name(client->conf->codec);
     caller->op.asked = hm_loop_clock(node->loop);
     /* Which gradient does not matter to the time: y is one of the right shape. */
     if (caller->backward)
@@ -267,6 +268,7 @@ static enum hm_status find_experts(struct client *client)
         snprintf(uid, sizeof(uid), "expert.%u", i);
         status = hm_uid_parse(uid, &client->uid[i]);
         if (!status) status = hm_remote_expert_find(client->node, uid, 10000, &client->expert[i]);
+        if (!status) status = hm_remote_expert_set_codec(client->expert[i], client->conf->codec);
     }
     return status;
 }

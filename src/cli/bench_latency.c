@@ -39,6 +39,8 @@ static const struct hm_option latency_options[] = {
     {"seconds", HM_OPTION_DURATION, "2s", "TIME", "how long it calls", AT(duration), 0.01, 3600},
     {"repeats", HM_OPTION_U32, "1", "COUNT", "rounds, of which the medians count", AT(repeats), 1,
      BENCH_REPEATS_MAX},
+    {"codec", HM_OPTION_STRING, "none", "NAME", "how rows travel: none, f16, bf16 or u8", AT(codec),
+     0, 0},
     {"lane-threads", HM_OPTION_U32, "0", "COUNT",
      "threads that compute on the server; 0: one a processor", AT(lane_threads), 0, 1024},
     {"limit", HM_OPTION_BOOL, "true", NULL,

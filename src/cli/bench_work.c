@@ -1,6 +1,8 @@
 /* cli/bench_work.c - options and presets of a benchmark of one server. */
 #include "cli/bench_work.h"
 
+#include "tensor/codec.h"
+
 #include <stdio.h>
 #include <string.h>
 
@@ -66,6 +68,8 @@ const struct hm_option bench_options[] = {
     {"transport", HM_OPTION_STRING, "tcp", "NAME",
      "tcp, or ucx: server and clients of one cluster, over shared memory or what UCX finds",
      AT(transport), 0, 0},
+    {"codec", HM_OPTION_STRING, "none", "NAME", "how rows travel: none, f16, bf16 or u8", AT(codec),
+     0, 0},
     {"lane-threads", HM_OPTION_U32, "0", "COUNT",
      "threads that compute on the server; 0: one a processor", AT(lane_threads), 0, 1024},
     {"times", HM_OPTION_U32, NULL, "COUNT",
@@ -100,6 +104,7 @@ enum hm_status bench_work_check(struct bench_conf *conf)
     if (strcmp(conf->transport, "tcp") != 0 && strcmp(conf->transport, "ucx") != 0)
         return hm_fail(HM_ERR_INVALID, "--transport is '%s'; it can be tcp or ucx",
                        conf->transport);
+    if (!hm_codec_by_name(conf->codec)) return HM_ERR_INVALID;
     if (conf->backward && conf->forward_only)
         return hm_fail(HM_ERR_INVALID, "give --backward or --forward-only, not both");
     if (!conf->kind) conf->kind = preset->kind;
@@ -136,6 +141,7 @@ void bench_work_json(const struct bench_conf *conf, struct hm_json *json)
     hm_json_string(json, "preset", conf->preset);
     hm_json_string(json, "kind", conf->kind);
     hm_json_string(json, "transport", conf->transport);
+    hm_json_string(json, "codec", conf->codec);
     hm_json_uint(json, "experts", conf->experts);
     hm_json_uint(json, "hidden", conf->hidden);
     hm_json_uint(json, "rows", conf->rows);

@@ -35,17 +35,18 @@ static const struct hm_option status_options[] = {
 
 static void print_table(const struct hm_swarm *swarm, bool experts)
 {
-    char id[HM_NODE_ID_TEXT_BYTES];
+    char id[HM_NODE_ID_TEXT_BYTES], codecs[HM_CODEC_SET_TEXT_BYTES];
     unsigned alive = 0, served = 0;
-    printf("%-16s  %-28s  %7s  %11s  %8s  %s\n", "server", "address", "experts", "rows queued",
-           "rows/s", "version");
+    printf("%-16s  %-28s  %7s  %11s  %8s  %-7s  %s\n", "server", "address", "experts",
+           "rows queued", "rows/s", "version", "codecs");
     for (unsigned i = 0; i < swarm->server_count; i++) {
         const struct hm_server_info *server = &swarm->server[i];
         bool up = server->addrs.count > 0;
         alive += up;
-        printf("%.16s  %-28s  %7u  %11u  %8u  %s\n", hm_node_id_text(&server->node, id),
+        printf("%.16s  %-28s  %7u  %11u  %8u  %-7s  %s\n", hm_node_id_text(&server->node, id),
                up ? server->addrs.addr[0].text : "(gone)", server->expert_count,
-               server->rows_queued, server->rows_per_second, up ? server->version : "-");
+               server->rows_queued, server->rows_per_second, up ? server->version : "-",
+               up ? hm_codec_set_text(server->codecs, codecs) : "-");
     }
     for (unsigned i = 0; i < swarm->expert_count; i++) {
         const struct hm_swarm_expert *expert = &swarm->expert[i];

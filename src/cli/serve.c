@@ -47,6 +47,8 @@ const struct hm_option serve_options[] = {
      AT(equal_passes), 0, 0},
     {"queue-rows-max", HM_OPTION_U32, "65536", "ROWS",
      "an expert's queue; over it callers are told BUSY", AT(queue_rows_max), 1, 1 << 30},
+    {"codecs", HM_OPTION_STRING, "none,f16,bf16,u8", "NAMES",
+     "how rows may be coded on the wire; who asks for another is served without", AT(codecs), 0, 0},
     {"save-interval", HM_OPTION_DURATION, "60s", "TIME",
      "checkpoint experts that have changed so often (needs --state)", AT(save_interval), 0.1,
      86400},
@@ -149,7 +151,9 @@ enum hm_status serve_check(const struct serve_conf *conf)
         return hm_fail(HM_ERR_INVALID,
                        "--queue-rows-max %u is less than one batch (--batch-rows-max %u)",
                        conf->queue_rows_max, conf->batch_rows_max);
-    enum hm_status status = share_parse(conf, &place, &count);
+    uint64_t codecs;
+    enum hm_status status = hm_codec_set_parse(conf->codecs, &codecs);
+    if (!status) status = share_parse(conf, &place, &count);
     if (!status) status = expand(conf->experts, &uids, &total);
     if (!status) free(uids);
     return status;
@@ -200,7 +204,8 @@ int serve_start(struct hm_node *node, const struct serve_conf *conf, struct hm_s
                                         .batch_rows_preferred = conf->batch_rows_preferred,
                                         .equal_passes = conf->equal_passes,
                                         .save_interval_ms = (int)(conf->save_interval / HM_MS),
-                                        .lane_threads = conf->lane_threads};
+                                        .lane_threads = conf->lane_threads,
+                                        .codecs = conf->codecs};
     enum hm_status status = hm_server_open(node, &options, &server);
     if (!status) status = host(server, conf);
     if (!status) status = hm_server_start(server);

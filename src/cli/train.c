@@ -31,6 +31,9 @@ const struct hm_option train_options[] = {
     {"k-min", HM_OPTION_U32, "1", "COUNT", "that must answer each row", AT(k_min), 1, 64},
     {"backward-k-min", HM_OPTION_U32, "0", "COUNT", "that must answer each row's gradient",
      AT(backward_k_min), 0, 64},
+    {"codec", HM_OPTION_STRING, "none", "NAME",
+     "how rows and gradients travel: none, f16, bf16 or u8 (a quarter of the bytes)", AT(codec), 0,
+     0},
     {"steps", HM_OPTION_U64, "400", "COUNT", "optimizer steps", AT(steps), 1, 1e12},
     {"batch", HM_OPTION_U32, "64", "ROWS", "rows a step", AT(batch), 1, 65536},
     {"rate", HM_OPTION_F32, "0.003", "RATE",
@@ -295,15 +298,17 @@ static void say_result(struct training *t, struct cli_progress *progress)
         t->conf->json
             ? "\"accuracy\":%.4f,\"loss\":%.4f,\"steps\":%llu,\"steps_failed\":%llu,\"seconds\":%."
               "2f,"
-              "\"rows_per_second\":%.0f,\"experts_alive\":%u,\"calls\":%llu,\"calls_failed\":%llu,"
-              "\"parts_failed\":%llu%s}\n"
+              "\"rows_per_second\":%.0f,\"experts_alive\":%u,\"calls\":%llu,\"calls_coded\":%llu,"
+              "\"calls_failed\":%llu,\"parts_failed\":%llu%s}\n"
             : "accuracy=%.4f loss=%.4f steps=%llu steps_failed=%llu seconds=%.2f "
               "rows_per_second=%.0f "
-              "experts_alive=%u calls=%llu calls_failed=%llu parts_failed=%llu%s\n",
+              "experts_alive=%u calls=%llu calls_coded=%llu calls_failed=%llu "
+              "parts_failed=%llu%s\n",
         (double)t->accuracy, (double)t->loss, (unsigned long long)t->step,
         (unsigned long long)t->steps_failed, seconds, rows_per_second(t), t->experts_alive,
-        (unsigned long long)stats.calls, (unsigned long long)stats.calls_failed,
-        (unsigned long long)stats.parts_failed, cli_fabric_fields(t->node, t->conf->json, fabric));
+        (unsigned long long)stats.calls, (unsigned long long)stats.calls_coded,
+        (unsigned long long)stats.calls_failed, (unsigned long long)stats.parts_failed,
+        cli_fabric_fields(t->node, t->conf->json, fabric));
     fflush(stdout);
 }
 
@@ -325,7 +330,8 @@ int train_run(struct training *t, struct hm_node *node, struct cli_stop *stop)
                     .forward_timeout_ms = (int)(conf->timeout / HM_MS),
                     .backward_timeout_ms = (int)(conf->timeout / HM_MS),
                     .timeout_after_k_min_ms = (int)(conf->timeout_after_k_min / HM_MS),
-                    .balance = conf->balance}};
+                    .balance = conf->balance,
+                    .codec = conf->codec}};
     struct cli_progress progress;
     memcpy(model.mixture.grid, grid->grid, sizeof(grid->grid));
     t->node = node;
@@ -349,6 +355,7 @@ int train_prepare(const struct train_conf *conf, struct training **out)
     int code = CLI_USAGE;
     enum hm_status status = grid_parse(conf->experts, t->uid_name, &t->grid);
     if (!status && !conf->data) status = hm_fail(HM_ERR_INVALID, "name a data file with --data");
+    if (!status && !hm_codec_by_name(conf->codec)) status = HM_ERR_INVALID;
     if (!status && conf->k_min > conf->k_best)
         status = hm_fail(HM_ERR_INVALID, "--k-min %u is more than --k-best %u", conf->k_min,
                          conf->k_best);

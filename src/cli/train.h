@@ -5,7 +5,7 @@
 #include "cli/cli.h"
 
 struct train_conf {
-    const char *data, *experts, *events, *priority;
+    const char *data, *experts, *events, *priority, *codec;
     uint32_t hidden, layers, k_best, k_min, backward_k_min, batch, failures_max;
     uint64_t steps, seed;
     float rate, balance, train_fraction;

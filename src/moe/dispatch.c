@@ -100,6 +100,7 @@ void hm_dispatch_stats(const struct hm_dispatch *dispatch, struct hm_dispatch_st
 {
     stats->calls = atomic_load_explicit(&dispatch->calls, memory_order_relaxed);
     stats->calls_failed = atomic_load_explicit(&dispatch->calls_failed, memory_order_relaxed);
+    stats->calls_coded = atomic_load_explicit(&dispatch->calls_coded, memory_order_relaxed);
     stats->parts = atomic_load_explicit(&dispatch->parts, memory_order_relaxed);
     stats->parts_failed = atomic_load_explicit(&dispatch->parts_failed, memory_order_relaxed);
     stats->rows = atomic_load_explicit(&dispatch->rows, memory_order_relaxed);

@@ -50,6 +50,7 @@ const struct hm_stages *hm_dispatch_stages(const struct hm_dispatch *dispatch);
 
 struct hm_dispatch_stats {        /* since create */
     uint64_t calls, calls_failed; /* to servers; failed: without all answers, cancels not counted */
+    uint64_t calls_coded;         /* with rows of a codec */
     uint64_t parts, parts_failed; /* failed: answered with a status, late or lost */
     uint64_t rows;                /* sent, each once a call */
 };

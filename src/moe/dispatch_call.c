@@ -231,6 +231,8 @@ static enum hm_status build(struct hm_server_call *call, uint8_t *header, size_t
     HM_ASSERT(hm_writer_ok(&writer));
     *header_bytes = hm_writer_count(&writer);
     atomic_fetch_add_explicit(&dispatch->rows, row_count, memory_order_relaxed);
+    if (call->codec->id != HM_CODEC_NONE)
+        atomic_fetch_add_explicit(&dispatch->calls_coded, 1, memory_order_relaxed);
     return HM_OK;
 }
 

@@ -20,7 +20,7 @@ struct hm_dispatch {
     struct hm_link left; /* whose operation has ended */
     struct hm_link ops;
     uint64_t incarnation, forward_sequence, backward_sequence;
-    _Atomic uint64_t calls, calls_failed, parts, parts_failed, rows;
+    _Atomic uint64_t calls, calls_failed, calls_coded, parts, parts_failed, rows;
     uint32_t timed_every, timed_turn; /* every 0: no call is timed */
     struct hm_stages stages;
     bool closing;
@@ -32,7 +32,7 @@ struct hm_dispatch {
 struct hm_pull { /* an announced answer on its way into a pooled buffer */
     struct hm_server_call *call;
     struct hm_buf *buf;
-    uint16_t part; /* of the call */
+    uint16_t part;                /* of the call */
     struct hm_server_times times; /* of a timed call */
 };
 enum { HM_DISPATCH_HEADER_BYTES = 256 };

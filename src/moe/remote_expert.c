@@ -60,6 +60,7 @@ static enum hm_status call_expert(struct hm_moe_expert_op *op)
     };
     op->pass = (struct hm_dispatch_op){
         .pass = op->what == FORWARD ? HM_PASS_FORWARD : HM_PASS_BACKWARD,
+        .codec = op->codec,
         .schema = hm_schema_f32(columns),
         .x = hm_f32(op->x),
         .dy = op->dy ? hm_f32(op->dy) : NULL,

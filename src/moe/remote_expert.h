@@ -13,7 +13,8 @@ struct hm_moe_expert_op;
 typedef void (*hm_moe_expert_cb)(struct hm_moe_expert_op *op, enum hm_status status);
 struct hm_moe_expert_op { /* caller's memory, until cb has run; zero it first */
     void *arg;            /* the caller's */
-    hm_ns asked;          /* the caller's, as in struct hm_dispatch_op */
+    hm_ns asked;          /* the caller's, as in struct hm_dispatch_op; so too: */
+    const struct hm_codec *codec;
     /* results */
     struct hm_expert_info info; /* of find */
     struct hm_node_id server;   /* who serves it */

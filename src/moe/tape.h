@@ -45,8 +45,10 @@ hm_moe_value hm_moe_tape_mixture(struct hm_moe_tape *tape, struct hm_mixture *mi
 /* [1, 1]: the balance loss of a value that hm_moe_tape_mixture gave; add it (scaled) to the loss.
  * */
 hm_moe_value hm_moe_tape_balance(struct hm_moe_tape *tape, hm_moe_value mixed);
+/* codec: of servers that take it; NULL: none. */
 hm_moe_value hm_moe_tape_expert(struct hm_moe_tape *tape, struct hm_dispatch *dispatch,
-                                const struct hm_uid *uid, hm_ns timeout, hm_moe_value x);
+                                const struct hm_uid *uid, const struct hm_codec *codec,
+                                hm_ns timeout, hm_moe_value x);
 /* [1, 1]: mean over rows of -log softmax(logits)[label]; labels [rows] are copied.  HM_ERR_INVALID:
  * a label out of range. */
 hm_moe_value hm_moe_tape_cross_entropy(struct hm_moe_tape *tape, hm_moe_value logits,

@@ -196,7 +196,8 @@ static enum hm_status expert_backward(struct hm_moe_tape *tape, struct hm_tape_n
 }
 
 hm_moe_value hm_moe_tape_expert(struct hm_moe_tape *tape, struct hm_dispatch *dispatch,
-                                const struct hm_uid *uid, hm_ns timeout, hm_moe_value x)
+                                const struct hm_uid *uid, const struct hm_codec *codec,
+                                hm_ns timeout, hm_moe_value x)
 {
     if (!hm_tape_usable(tape, x) || !has_bridge(tape)) return HM_MOE_VALUE_NONE;
     struct hm_shape shape = tape->value[x].shape;
@@ -214,6 +215,7 @@ hm_moe_value hm_moe_tape_expert(struct hm_moe_tape *tape, struct hm_dispatch *di
     }
     remote->used = true;
     remote->op.arg = remote;
+    remote->op.codec = codec;
     remote->tape = tape;
     remote->dispatch = dispatch;
     remote->uid = *uid;

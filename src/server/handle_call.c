@@ -91,7 +91,6 @@ void hm_expert_server_answer(struct hm_served_part *part, enum hm_status status,
                            rows->count * hm_expert_server_out_row_bytes(part));
         span_count = 1;
         server->parts_ok.value++;
-        server->parts_coded.value += call->head.codec != HM_CODEC_NONE;
         server->rows_done += rows->count;
     } else if ((status == HM_ERR_BUSY || status == HM_ERR_REFUSED) && part->hosted) {
         const struct hm_task next = {.pool = part->task.pool, /* of this client, and like it */

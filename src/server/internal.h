@@ -106,7 +106,7 @@ struct hm_expert_server {
     char drain_line[HM_ERROR_LINE_BYTES];
     void (*drain_done)(void *arg, enum hm_status status);
     void *drain_arg;
-    struct hm_metric parts_ok, parts_coded, parts_failed, parts_refused, parts_duplicate;
+    struct hm_metric parts_ok, parts_failed, parts_refused, parts_duplicate;
     struct hm_metric checkpoints_saved, checkpoints_failed;
     struct hm_stages stages;
 };

@@ -30,7 +30,6 @@ static void metrics_add(struct hm_expert_server *server)
         const char *name, *help;
     } row[] = {
         {&server->parts_ok, "server.parts_ok", "parts answered with rows"},
-        {&server->parts_coded, "server.parts_coded", "of these, with rows of a codec"},
         {&server->parts_failed, "server.parts_failed", "parts that failed after admission"},
         {&server->parts_refused, "server.parts_refused", "parts refused at admission"},
         {&server->parts_duplicate, "server.parts_duplicate", "backwards applied before"},
@@ -50,7 +49,6 @@ static void metrics_remove(struct hm_expert_server *server)
     hm_stages_fini(&server->stages);
     if (!server->conf.metrics) return;
     hm_metrics_remove(&server->parts_ok);
-    hm_metrics_remove(&server->parts_coded);
     hm_metrics_remove(&server->parts_failed);
     hm_metrics_remove(&server->parts_refused);
     hm_metrics_remove(&server->parts_duplicate);

@@ -70,7 +70,7 @@ static hm_moe_value model_loss(struct model *model, hm_moe_value *x)
     hm_moe_value mixed = hm_moe_tape_mixture(model->tape, model->mixture, model->gate, h);
     h = hm_moe_tape_layer(model->tape, model->norm, hm_moe_tape_add(model->tape, h, mixed));
     if (model->expert)
-        h = hm_moe_tape_expert(model->tape, swarm.dispatch, &model->uid, 10 * HM_S, h);
+        h = hm_moe_tape_expert(model->tape, swarm.dispatch, &model->uid, NULL, 10 * HM_S, h);
     hm_moe_value logits = hm_moe_tape_layer(model->tape, model->out, h);
     hm_moe_value loss = hm_moe_tape_cross_entropy(model->tape, logits, model->label);
     if (model->balance == 0) return loss;

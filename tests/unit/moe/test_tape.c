@@ -237,7 +237,7 @@ static void what_makes_no_sense_is_refused_with_a_line(void **state)
     x = hm_moe_tape_input(fixture->tape, &input, true);
     struct hm_uid uid;
     assert_ok(hm_uid_parse("ffn.0", &uid));
-    assert_int_equal(hm_moe_tape_expert(fixture->tape, NULL, &uid, HM_S, x), HM_MOE_VALUE_NONE);
+    assert_int_equal(hm_moe_tape_expert(fixture->tape, NULL, &uid, NULL, HM_S, x), HM_MOE_VALUE_NONE);
     assert_status(hm_moe_tape_status(fixture->tape), HM_ERR_INVALID); /* a tape without a node */
 }
 
