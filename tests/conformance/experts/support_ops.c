@@ -645,6 +645,54 @@ static const struct op gather = {
     .error_max = 1e-14,
 };
 
+/* Coded rows, encoded and decoded again; option: as gather's, and the codec's id above.  Before that,
+ * with one value that is not finite, they are found out: by encode, or (where rows stay f32) by decode. */
+static enum hm_status coded_both(struct hm_stream *s, const struct op_case *c,
+                                 const struct hm_tensor *in, void *coded, const uint32_t *index,
+                                 struct hm_tensor *out)
+{
+    const struct hm_codec *codec = hm_codec_find((uint8_t)(c->option >> 2));
+    size_t second_half = c->rows * hm_codec_row_bytes(codec, c->columns);
+    float *value = hm_f32(&in[0]) + (size_t)c->rows * c->columns, kept = *value;
+    bool finite = true;
+    *value = INFINITY;
+    enum hm_status status = ops(s)->encode(s, codec, &in[0], coded, &finite);
+    if (status == HM_OK && finite)
+        status = ops(s)->decode(s, codec, (char *)coded + second_half, NULL, NULL, out, &finite);
+    if (status == HM_OK && finite) status = HM_ERR_NUMERIC;
+    *value = kept;
+    if (status == HM_OK) status = ops(s)->encode(s, codec, &in[0], coded, &finite);
+    if (status == HM_OK && !finite) status = HM_ERR_NUMERIC;
+    if (status == HM_OK)
+        status = ops(s)->decode(s, codec, coded, c->option & 1 ? index : NULL,
+                                c->option & 2 ? hm_f32(&in[1]) : NULL, out, &finite);
+    return status == HM_OK && !finite ? HM_ERR_NUMERIC : status;
+}
+
+static enum hm_status coded_forward(struct hm_stream *s, const struct op_case *c,
+                                    const struct hm_tensor *in, struct hm_tensor *out)
+{
+    struct hm_span index, rows;
+    enum hm_status status = ops(s)->alloc(s->device, c->rows * sizeof(uint32_t), &index);
+    if (status != HM_OK) return status;
+    for (uint32_t r = 0; r < c->rows; r++) ((uint32_t *)index.base)[r] = gather_index(c, r);
+    status = ops(s)->alloc(s->device, 2 * (size_t)c->rows * c->columns * sizeof(float), &rows);
+    if (status == HM_OK) {
+        status = coded_both(s, c, in, rows.base, index.base, out);
+        ops(s)->free(s->device, &rows);
+    }
+    ops(s)->free(s->device, &index);
+    return status;
+}
+
+static const struct op coded = {
+    .name = "coded",
+    .shape = gather_shape,
+    .reference = gather_reference,
+    .forward = coded_forward,
+    .error_max = 1e-4, /* 1 % squared */
+};
+
 static void norm_shape(const struct op_case *c, struct op_shape *shape)
 {
     *shape = (struct op_shape){1, {{c->rows, c->columns}}, {1, 2}};
@@ -901,6 +949,12 @@ const struct op_case op_cases[] = {
     {&gather, 67, 4099, 1, false},
     {&gather, 33, 4096, 2, false},
     {&gather, 7, 13, 3, false},
+    {&coded, 1, 1, 0 << 2 | 3, false},
+    {&coded, 67, 4099, 0 << 2 | 1, false},
+    {&coded, 33, 4096, 1 << 2 | 2, false},
+    {&coded, 7, 13, 2 << 2 | 3, false},
+    {&coded, 1, 2, 3 << 2 | 0, false},
+    {&coded, 67, 4099, 3 << 2 | 3, false},
     {&norm, 1, 1, 0, false},
     {&norm, 1, 1023, 0, false},
     {&norm, 67, 4099, 0, false},

@@ -34,7 +34,8 @@ void swarm_serve(struct swarm *swarm)
     struct hm_server_options options = {.batch_rows_max = BATCH_ROWS,
                                         .queue_rows_max = QUEUE_ROWS,
                                         .save_interval_ms = swarm->save_interval_ms,
-                                        .lane_threads = 1};
+                                        .lane_threads = 1,
+                                        .codecs = swarm->codecs};
     struct hm_expert_options nop = {.kind = "nop", .hidden = COLUMNS};
     struct hm_expert_options ffn = {
         .kind = "ffn", .hidden = COLUMNS, .optimizer = "adam", .rate = 1e-2f, .seed = 9};
@@ -54,13 +55,25 @@ void swarm_stop(struct swarm *swarm)
     swarm->a = NULL;
 }
 
-void swarm_open(struct swarm *swarm, int save_interval_ms)
+static void open_both(struct swarm *swarm, int save_interval_ms, const char *codecs)
 {
-    *swarm = (struct swarm){.dir = "/tmp/hm-server-XXXXXX", .save_interval_ms = save_interval_ms};
+    *swarm = (struct swarm){.dir = "/tmp/hm-server-XXXXXX",
+                            .save_interval_ms = save_interval_ms,
+                            .codecs = codecs};
     assert_non_null(mkdtemp(swarm->dir));
     swarm_serve(swarm);
     assert_ok(hm_node_open(&(struct hm_node_options){.join = swarm->line}, &swarm->b));
     swarm->peer = peer_get(swarm->b, swarm->a);
+}
+
+void swarm_open(struct swarm *swarm, int save_interval_ms)
+{
+    open_both(swarm, save_interval_ms, NULL);
+}
+
+void swarm_open_taking(struct swarm *swarm, const char *codecs)
+{
+    open_both(swarm, 0, codecs);
 }
 
 void swarm_close(struct swarm *swarm)
@@ -150,7 +163,6 @@ void raw_init(struct raw *raw, enum hm_pass pass, const float *x, const float *d
                                       .row_count = rows,
                                       .incarnation = 77,
                                       .sequence = ++sequence};
-    raw->head.codec = hm_codec_by_name("none")->id;
 }
 
 void raw_add(struct raw *raw, const char *uid, uint32_t first, uint32_t count,
@@ -165,7 +177,10 @@ void raw_add(struct raw *raw, const char *uid, uint32_t first, uint32_t count,
 
 void raw_fini(struct raw *raw)
 {
-    for (unsigned i = 0; i < PARTS_MAX; i++) free(raw->answer[i].rows);
+    for (unsigned i = 0; i < PARTS_MAX; i++) {
+        free(raw->answer[i].coded);
+        free(raw->answer[i].rows);
+    }
 }
 
 static void raw_settle(struct raw *raw)
@@ -184,6 +199,9 @@ static void rows_pulled(void *arg, enum hm_status status)
     struct answer *answer = arg;
     struct raw *raw =
         (struct raw *)((char *)(answer - answer->head.part) - offsetof(struct raw, answer));
+    if (!status)
+        status = hm_codec_decode(hm_codec_find(answer->head.codec), answer->coded, COLUMNS, NULL,
+                                 NULL, answer->head.row_count, answer->rows);
     if (status) answer->status = status;
     raw->pulls--;
     raw_settle(raw);
@@ -210,10 +228,12 @@ static void raw_reply(struct hm_call *call, enum hm_status status, const void *h
         hm_inbound_drop(in);
         return;
     }
-    HM_ASSERT(in->bytes == head.row_count * COLUMNS * sizeof(float));
-    answer->rows = malloc(in->bytes);
-    HM_ASSERT(answer->rows);
-    struct hm_span into = {.base = answer->rows, .bytes = in->bytes};
+    const struct hm_codec *codec = hm_codec_find(head.codec);
+    HM_ASSERT(in->bytes == head.row_count * hm_codec_row_bytes(codec, COLUMNS));
+    answer->coded = malloc(in->bytes);
+    answer->rows = malloc(head.row_count * COLUMNS * sizeof(float));
+    HM_ASSERT(answer->coded && answer->rows);
+    struct hm_span into = {.base = answer->coded, .bytes = in->bytes};
     raw->pulls++;
     status = hm_inbound_pull(in, &into, rows_pulled, answer);
     if (status) rows_pulled(answer, status);
@@ -234,20 +254,30 @@ static void raw_start(struct flight *flight, struct raw *raw)
     struct hm_call_head *head = &raw->head;
     bool backward = head->pass == HM_PASS_BACKWARD;
     struct hm_writer writer;
-    uint64_t row_bytes;
-    enum hm_status status = hm_schema_row_bytes(&head->schema, &row_bytes);
+    uint64_t rows_bytes;
+    const struct hm_codec *codec = hm_codec_find(head->codec);
+    enum hm_status status =
+        hm_call_rows_bytes(&head->schema, head->codec, head->row_count, &rows_bytes);
     HM_ASSERT(status == HM_OK);
-    row_bytes *= head->row_count;
     head->table_bytes = (uint32_t)hm_call_table_bytes(raw->part, head->part_count);
-    size_t bytes = head->table_bytes + row_bytes * (backward ? 2 : 1);
+    size_t bytes = head->table_bytes + rows_bytes * (backward ? 2 : 1);
     status = hm_buf_pool_get(flight->from->buffers, bytes + 64, &raw->payload);
     HM_ASSERT(status == HM_OK);
     uint8_t *payload = raw->payload->base;
     hm_writer_init(&writer, payload, head->table_bytes);
     hm_call_table_encode(raw->part, head->part_count, &writer);
     HM_ASSERT(hm_writer_ok(&writer));
-    memcpy(payload + head->table_bytes, raw->x, row_bytes);
-    if (backward) memcpy(payload + head->table_bytes + row_bytes, raw->dy, row_bytes);
+    if (codec->id == HM_CODEC_NONE) { /* of any schema */
+        memcpy(payload + head->table_bytes, raw->x, rows_bytes);
+        if (backward) memcpy(payload + head->table_bytes + rows_bytes, raw->dy, rows_bytes);
+    } else {
+        status = hm_codec_encode(codec, raw->x, COLUMNS, NULL, head->row_count,
+                                 payload + head->table_bytes);
+        if (!status && backward)
+            status = hm_codec_encode(codec, raw->dy, COLUMNS, NULL, head->row_count,
+                                     payload + head->table_bytes + rows_bytes);
+        HM_ASSERT(status == HM_OK);
+    }
     hm_writer_init(&writer, raw->header, sizeof(raw->header));
     hm_call_head_encode(head, &writer);
     size_t header_bytes = hm_writer_count(&writer);

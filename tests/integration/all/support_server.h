@@ -25,9 +25,11 @@ struct swarm {
     struct hm_server *server;
     struct hm_peer *peer; /* a, as b knows it */
     int save_interval_ms;
+    const char *codecs; /* that the server takes; NULL: all */
 };
 /* nop.0, nop.1, and ffn.0 to ffn.7: adam, equal to local experts of the same uid. */
 void swarm_open(struct swarm *swarm, int save_interval_ms);
+void swarm_open_taking(struct swarm *swarm, const char *codecs);
 void swarm_close(struct swarm *swarm); /* removes the folder too */
 /* a and its server, without and with what is in the folder. */
 void swarm_serve(struct swarm *swarm);
@@ -45,12 +47,13 @@ struct answer {
     unsigned count; /* of answers to this part: 1, or something is wrong */
     enum hm_status status;
     struct hm_call_answer head;
+    uint8_t *coded; /* as they came */
     float *rows;
 };
 struct raw {
     struct hm_call_head head;
     struct hm_call_part part[PARTS_MAX];
-    const float *x, *dy; /* head.row_count rows each */
+    const float *x, *dy; /* head.row_count rows each; head.codec (0: none) codes them */
     hm_ns timeout;
     /* Changes what is about to be sent; both buffers have room for 64 bytes more.  NULL: nothing. */
     void (*spoil)(struct raw *raw, uint8_t *header, size_t *header_bytes, uint8_t *payload,

@@ -155,6 +155,7 @@ enum spoiling {
     SPOIL_TABLE_NUMBER,
     SPOIL_TABLE_RANDOM,
     SPOIL_PAYLOAD_LENGTH,
+    SPOIL_ROWS_RANDOM,
     SPOIL_BOTH,
     SPOILINGS
 };
@@ -193,6 +194,9 @@ static void spoil(struct raw *raw, uint8_t *header, size_t *header_bytes, uint8_
     case SPOIL_TABLE_NUMBER: number(rng, payload, table_bytes); break;
     case SPOIL_TABLE_RANDOM: randomize(rng, payload, table_bytes); break;
     case SPOIL_PAYLOAD_LENGTH: *payload_bytes = hm_rng_below(rng, *payload_bytes + 64); break;
+    case SPOIL_ROWS_RANDOM:
+        randomize(rng, payload + table_bytes, *payload_bytes - table_bytes);
+        break;
     case SPOIL_BOTH:
         flip(rng, header, *header_bytes);
         flip(rng, payload, table_bytes);
@@ -219,6 +223,7 @@ static void malformed_calls_are_refused_each_with_a_status_and_the_server_serves
         for (unsigned j = 0; j < CALLS; j++) {
             bool backward = j % 2;
             raw_init(&raw[j], backward ? HM_PASS_BACKWARD : HM_PASS_FORWARD, x, dy, 4);
+            if (j < CALLS - 1) raw[j].head.codec = (uint8_t)(j % HM_CODEC_COUNT);
             raw_add(&raw[j], "nop.0", 0, 2, NULL, NULL);
             raw_add(&raw[j], "ffn.3", 0, 3, index, backward ? scale : NULL);
             if (j == CALLS - 1) continue; /* a good one among them */

@@ -155,8 +155,10 @@ static struct moe_expert *find_expert(struct moe_server *server, const char *uid
 static void say(struct served *served, unsigned number, enum hm_status status, uint64_t step,
                 uint32_t rows, struct hm_buf *buf, bool last)
 {
+    const struct hm_codec *codec = hm_codec_find(served->head.codec);
     struct hm_call_answer answer = {
         .part = (uint16_t)number,
+        .codec = codec->id,
         .row_count = rows,
         .step = step,
         .schema = served->head.schema,
@@ -167,9 +169,18 @@ static void say(struct served *served, unsigned number, enum hm_status status, u
     hm_writer_init(&writer, header, sizeof header);
     hm_call_answer_encode(&answer, &writer);
     assert_true(hm_writer_ok(&writer));
-    struct hm_span span = buf ? hm_buf_span(buf) : (struct hm_span){0};
+    struct hm_buf *coded = NULL;
+    if (buf) {
+        uint32_t count = (uint32_t)(buf->bytes / (MOE_HIDDEN * sizeof(float)));
+        assert_ok(hm_buf_pool_get(served->server->node.buffers,
+                                  count * hm_codec_row_bytes(codec, MOE_HIDDEN), &coded));
+        /* What NaN becomes is the receiver's to refuse. */
+        (void)!hm_codec_encode(codec, buf->base, MOE_HIDDEN, NULL, count, coded->base);
+    }
+    struct hm_span span = coded ? hm_buf_span(coded) : (struct hm_span){0};
     hm_request_reply(served->request, last, status, header, hm_writer_count(&writer), &span,
-                     buf ? 1 : 0);
+                     coded ? 1 : 0);
+    hm_buf_put(coded);
 }
 
 static struct hm_buf *compute(struct served *served, const struct hm_call_part *part,
@@ -249,6 +260,25 @@ static void log_backward(struct moe_server *server, const struct hm_call_head *h
     server->log[server->log_count++][1] = head->sequence;
 }
 
+/* The table, and the rows as f32. */
+static void unpack(struct served *served)
+{
+    const struct hm_call_head *head = &served->head;
+    const struct hm_codec *codec = hm_codec_find(head->codec);
+    uint32_t rows = head->row_count * (head->pass == HM_PASS_BACKWARD ? 2 : 1);
+    struct hm_buf *plain;
+    assert_ok(hm_buf_pool_get(served->server->node.buffers,
+                              head->table_bytes + rows * MOE_HIDDEN * sizeof(float), &plain));
+    char *to = plain->base;
+    const char *from = served->buf->base;
+    memcpy(to, from, head->table_bytes);
+    assert_ok(hm_codec_decode(codec, from + head->table_bytes, MOE_HIDDEN, NULL, NULL, rows,
+                              (float *)(void *)(to + head->table_bytes)));
+    hm_buf_put(served->buf);
+    served->buf = plain;
+    served->server->calls_coded += codec->id != HM_CODEC_NONE;
+}
+
 static void pulled(void *arg, enum hm_status status)
 {
     struct served *served = arg;
@@ -260,6 +290,7 @@ static void pulled(void *arg, enum hm_status status)
         served_free(served);
         return;
     }
+    unpack(served);
     assert_ok(hm_call_table_decode(&served->head, served->buf->base, served->part));
     log_backward(server, &served->head);
     served->left = served->head.part_count;
@@ -292,6 +323,12 @@ static void handle_call(void *arg, struct hm_request *request, const void *heade
         return;
     }
     assert_ok(hm_call_head_decode(header, header_bytes, &served->head));
+    if (server->refuses_coded && served->head.codec != HM_CODEC_NONE) {
+        hm_inbound_drop(in);
+        hm_request_reply(request, true, HM_ERR_UNSUPPORTED, NULL, 0, NULL, 0);
+        free(served);
+        return;
+    }
     assert_ok(hm_call_payload_bytes(&served->head, &payload_bytes));
     assert_int_equal(payload_bytes, in->bytes);
     assert_true(served->head.part_count <= MOE_EXPERTS_MAX);
@@ -358,7 +395,7 @@ static void describe(struct moe_server *server, struct hm_server_info *info)
                                     .version = "test",
                                     .expert_count = server->expert_count,
                                     .rows_queued = server->rows_queued,
-                                    .codecs = 1};
+                                    .codecs = HM_CODECS_ALL & ~server->codecs_not};
     assert_ok(hm_rpc_address(server->node.rpc, &info->addrs));
 }
 

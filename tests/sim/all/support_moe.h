@@ -50,7 +50,9 @@ struct moe_server {
     struct moe_expert expert[MOE_EXPERTS_MAX];
     unsigned expert_count;
     enum hm_status refuses; /* every call at once; HM_OK: none */
-    unsigned calls;
+    uint64_t codecs_not;    /* its record says that it takes the others */
+    bool refuses_coded;     /* whatever its record says */
+    unsigned calls, calls_coded;
     uint32_t rows_last; /* in the last call */
     struct hm_timer redeclare;
     uint32_t rows_queued; /* as it says of itself */

@@ -20,6 +20,7 @@ static void open_swarm(uint64_t seed, unsigned servers, uint32_t rows, struct hm
             conf->backward_k_min ? conf->backward_k_min - 1 : 1; /* + 1, so that 0 can be said */
         standard.timeout_after_k_min = conf->timeout_after_k_min;
         standard.name = conf->name ? conf->name : standard.name;
+        standard.codec = conf->codec;
     }
     moe_pass_init(&pass, &swarm, &standard, rows, seed);
 }
@@ -341,6 +342,81 @@ static void backward_equals_the_direct_gradient_and_reaches_whom_forward_used(vo
     close_swarm();
 }
 
+/* ---- coded rows ---- */
+
+static void coded_rows_give_nearly_the_same_and_gradients_too(void **state)
+{
+    (void)state;
+    const float tolerance[HM_CODEC_COUNT] = {1e-4f, 4e-3f, 4e-2f, 4e-2f};
+    for (uint8_t id = 0; id < HM_CODEC_COUNT; id++) {
+        open_swarm(12, 3, 20, &(struct hm_mixture_conf){.codec = hm_codec_find(id)});
+        float y[64 * MOE_HIDDEN], dx[64 * MOE_HIDDEN], dlogits[64 * 2 * MOE_GRID];
+        struct hm_dispatch_stats stats;
+        assert_status(moe_forward(&pass), HM_OK);
+        moe_direct_forward(&pass, 4, NULL, NULL, y);
+        moe_assert_near(pass.y, y, 20 * MOE_HIDDEN, tolerance[id]);
+        assert_status(moe_backward(&pass), HM_OK);
+        moe_direct_backward(&pass, 4, NULL, NULL, NULL, dx, dlogits);
+        moe_assert_near(pass.dx, dx, 20 * MOE_HIDDEN, tolerance[id]);
+        moe_assert_near(pass.dlogits, dlogits, 20 * 2 * MOE_GRID, 2 * tolerance[id]);
+        hm_dispatch_stats(swarm.dispatch, &stats);
+        assert_int_equal(stats.calls, 6);
+        assert_int_equal(stats.calls_coded, id == HM_CODEC_NONE ? 0 : 6);
+        close_swarm();
+    }
+}
+
+static void servers_that_do_not_take_the_codec_get_plain_rows(void **state)
+{
+    (void)state;
+    open_swarm(12, 3, 20, &(struct hm_mixture_conf){.codec = hm_codec_find(HM_CODEC_U8)});
+    swarm.server[1].codecs_not = 1 << HM_CODEC_U8;
+    moe_server_declare(&swarm.server[1], false, false);
+    assert_status(moe_forward(&pass), HM_OK);
+    assert_status(moe_backward(&pass), HM_OK);
+    assert_int_equal(pass.op.parts_failed, 0);
+    for (unsigned i = 0; i < 3; i++) {
+        assert_int_equal(swarm.server[i].calls, 2);
+        assert_int_equal(swarm.server[i].calls_coded, i == 1 ? 0 : 2);
+    }
+    close_swarm();
+}
+
+static void a_server_that_refuses_a_codec_gets_plain_rows_until_its_next_record(void **state)
+{
+    (void)state;
+    open_swarm(12, 3, 20, &(struct hm_mixture_conf){.codec = hm_codec_find(HM_CODEC_BF16)});
+    swarm.server[0].refuses_coded = true;
+    assert_status(moe_forward(&pass), HM_OK); /* the others are enough */
+    assert_true(pass.op.parts_failed > 0);
+    assert_status(pass.op.part_status, HM_ERR_UNSUPPORTED);
+    hm_mixture_release(&pass.op);
+    assert_status(moe_forward(&pass), HM_OK);
+    assert_int_equal(pass.op.parts_failed, 0);
+    assert_int_equal(swarm.server[0].calls_coded, 0);
+    assert_int_equal(swarm.server[1].calls_coded, 2);
+    hm_mixture_release(&pass.op);
+    swarm.server[0].refuses_coded = false;
+    moe_run(&swarm, 45 * HM_S); /* it declares itself, */
+    assert_status(moe_forward(&pass), HM_OK);
+    hm_mixture_release(&pass.op);
+    moe_run(&swarm, HM_S); /* which is read behind an answer */
+    assert_status(moe_forward(&pass), HM_OK);
+    assert_int_equal(pass.op.parts_failed, 0);
+    assert_true(swarm.server[0].calls_coded > 0);
+    close_swarm();
+}
+
+static void rows_that_no_codec_can_say_are_the_callers_fault_and_cost_no_call(void **state)
+{
+    (void)state;
+    open_swarm(12, 2, 20, &(struct hm_mixture_conf){.codec = hm_codec_find(HM_CODEC_F16)});
+    for (unsigned row = 0; row < 20; row++) pass.x[row * MOE_HIDDEN + 3] = NAN;
+    assert_status(moe_forward(&pass), HM_ERR_NUMERIC);
+    assert_int_equal(swarm.server[0].calls + swarm.server[1].calls, 0);
+    close_swarm();
+}
+
 static void an_expert_that_fails_in_backward_is_a_constant(void **state)
 {
     (void)state;
@@ -532,6 +608,10 @@ int main(void)
         cmocka_unit_test(fewer_live_experts_than_k_min_are_not_found),
         cmocka_unit_test(a_wrong_shape_is_an_error_at_once_not_a_wait),
         cmocka_unit_test(backward_equals_the_direct_gradient_and_reaches_whom_forward_used),
+        cmocka_unit_test(coded_rows_give_nearly_the_same_and_gradients_too),
+        cmocka_unit_test(servers_that_do_not_take_the_codec_get_plain_rows),
+        cmocka_unit_test(a_server_that_refuses_a_codec_gets_plain_rows_until_its_next_record),
+        cmocka_unit_test(rows_that_no_codec_can_say_are_the_callers_fault_and_cost_no_call),
         cmocka_unit_test(an_expert_that_fails_in_backward_is_a_constant),
         cmocka_unit_test(backward_k_min_decides_whether_lost_gradients_are_an_error),
         cmocka_unit_test(a_backward_is_never_repeated),

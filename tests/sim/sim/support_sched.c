@@ -18,17 +18,23 @@ static void row_write(void *to, size_t bytes, uint32_t number, uint32_t row)
         memcpy((char *)to + at, &value, sizeof value);
 }
 
-static void rows_check(const struct hm_rows *rows, size_t bytes, const struct job *job)
+static size_t row_bytes(const struct job *job)
 {
+    return job->task.out_row_bytes ? job->task.out_row_bytes : job->bench->row_bytes;
+}
+
+static void rows_check(const struct hm_rows *rows, size_t pitch, const struct job *job)
+{
+    size_t bytes = row_bytes(job);
     assert_int_equal(rows->count, job->task.row_count);
     if (bytes == 0) {
         assert_null(rows->slab);
         return;
     }
-    assert_true((rows->first + (size_t)rows->count) * bytes <= rows->slab->bytes);
+    assert_true(rows->first * pitch + rows->count * bytes <= rows->slab->bytes);
     for (uint32_t row = 0; row < rows->count; row++) {
         uint64_t wanted = row_value(job->number, row);
-        const char *from = (const char *)rows->slab->base + (rows->first + (size_t)row) * bytes;
+        const char *from = (const char *)rows->slab->base + rows->first * pitch + row * bytes;
         for (size_t at = 0; at < bytes; at += sizeof wanted)
             if (memcmp(from + at, &wanted, sizeof wanted) != 0)
                 fail_msg("task %u: row %u of %u is not its own", job->number, row, rows->count);
@@ -58,8 +64,8 @@ static enum hm_status bench_run(void *arg, struct hm_batch *batch)
         assert_true(*end <= piece->task->row_count);
         assert_int_equal(piece->batch_first, rows);
         for (uint32_t k = 0; batch->out && k < piece->count; k++)
-            row_write((char *)batch->out->base + (rows + (size_t)k) * bench->row_bytes,
-                      bench->row_bytes, job->number, piece->task_first + k);
+            row_write((char *)batch->out->base + rows * bench->row_bytes + k * row_bytes(job),
+                      row_bytes(job), job->number, piece->task_first + k);
         rows += piece->count;
     }
     assert_int_equal(rows, batch->row_count);

@@ -107,6 +107,23 @@ static void a_task_larger_than_a_batch_is_split_and_comes_back_whole(void **stat
     stage_close(&stage);
 }
 
+static void rows_that_are_shorter_than_their_pools_lie_close_together(void **state)
+{
+    (void)state;
+    bench_open(&stage, &bench[0], begin(ROOM),
+               (struct hm_pool_conf){.batch_rows_max = 8, .out_row_bytes = 64});
+    job[1].task.out_row_bytes = 16;
+    job[2].task.out_row_bytes = 24;
+    submit(&job[0], &bench[0], 3, HM_NS_NEVER);
+    submit(&job[1], &bench[0], 20, HM_NS_NEVER); /* split, and joined */
+    submit(&job[2], &bench[0], 5, HM_NS_NEVER);
+    submit(&job[3], &bench[0], 3, HM_NS_NEVER); /* beside it */
+    stage_run_for(&stage, HM_S);
+    for (unsigned i = 0; i < 4; i++) assert_status(job[i].status, HM_OK); /* rows were checked */
+    job[1].task.out_row_bytes = job[2].task.out_row_bytes = 0;
+    stage_close(&stage);
+}
+
 static void a_split_task_whose_slab_cannot_be_had_is_busy_at_once(void **state)
 {
     (void)state;
@@ -437,6 +454,7 @@ int main(void)
         cmocka_unit_test(a_task_that_does_not_fit_waits_whole_for_the_next_batch),
         cmocka_unit_test(a_batch_takes_no_more_tasks_than_it_has_pieces),
         cmocka_unit_test(a_task_larger_than_a_batch_is_split_and_comes_back_whole),
+        cmocka_unit_test(rows_that_are_shorter_than_their_pools_lie_close_together),
         cmocka_unit_test(a_split_task_whose_slab_cannot_be_had_is_busy_at_once),
         cmocka_unit_test(a_split_task_that_fails_drops_the_rows_it_has_not_given),
         cmocka_unit_test(a_queued_task_ends_at_its_deadline_and_never_runs),
