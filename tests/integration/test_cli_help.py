@@ -16,6 +16,7 @@ COMMANDS = {
         '--listen',
         '--kind',
         '--optimizer',
+        '--codecs',
         '--json',
     ],
     'dht': ['--new-swarm', '--join', '--state', '--listen'],
@@ -27,6 +28,7 @@ COMMANDS = {
         '--steps',
         '--k-best',
         '--k-min',
+        '--codec',
         '--events',
         '--seed',
         '--json',
@@ -34,7 +36,7 @@ COMMANDS = {
     'status': ['--join', '--json'],
     'swarm': ['--bootstrap', '--servers', '--trainers', '--role', '--experts', '--data', '--state', '--json'],
     'topo': ['--topology', '--device', '--lane-threads', '--json'],
-    'bench': ['--preset', '--clients', '--rows', '--experts', '--hidden', '--transport', '--json'],
+    'bench': ['--preset', '--clients', '--rows', '--experts', '--hidden', '--transport', '--codec', '--json'],
 }
 
 
