@@ -20,13 +20,19 @@ static unsigned bucket_of(uint64_t value)
     return (shift + 1) * HM_HISTOGRAM_STEPS + (unsigned)(value >> shift) - HM_HISTOGRAM_STEPS;
 }
 
+uint64_t hm_histogram_bucket_low(unsigned index)
+{
+    if (index < HM_HISTOGRAM_STEPS) return index;
+    return (uint64_t)(HM_HISTOGRAM_STEPS + index % HM_HISTOGRAM_STEPS)
+           << (index / HM_HISTOGRAM_STEPS - 1);
+}
+
 /* The largest value that falls into a bucket. */
 static uint64_t bucket_top(unsigned bucket)
 {
     if (bucket < HM_HISTOGRAM_STEPS) return bucket;
     unsigned shift = bucket / HM_HISTOGRAM_STEPS - 1;
-    uint64_t base = (uint64_t)(HM_HISTOGRAM_STEPS + bucket % HM_HISTOGRAM_STEPS) << shift;
-    return base + ((UINT64_C(1) << shift) - 1);
+    return hm_histogram_bucket_low(bucket) + ((UINT64_C(1) << shift) - 1);
 }
 
 static uint64_t add_saturating(uint64_t a, uint64_t b)

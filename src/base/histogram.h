@@ -16,6 +16,8 @@ void hm_histogram_add(struct hm_histogram *histogram, uint64_t value);
 void hm_histogram_merge(struct hm_histogram *into, const struct hm_histogram *from);
 /* `quantile` in [0, 1]; 0 if the histogram is empty. */
 uint64_t hm_histogram_quantile(const struct hm_histogram *histogram, double quantile);
+/* The smallest value that is counted in bucket[index]. */
+uint64_t hm_histogram_bucket_low(unsigned index);
 double hm_histogram_mean(const struct hm_histogram *histogram);
 
 #endif

@@ -35,6 +35,7 @@ static const char *const names[BENCH_FIGURES] = {
     [BENCH_STAGE_RETURN] = "stage_return_us",
     [BENCH_LIMIT] = "limit",
     [BENCH_LIMIT_P99_US] = "limit_p99_us",
+    [BENCH_LIMIT_TRAIN] = "limit_train",
     [BENCH_RATIO] = "ratio",
 };
 /* In the order in which a call meets them. */

@@ -36,6 +36,7 @@ enum bench_figure {
     BENCH_STAGE_RETURN, /* the answer is here, until its caller has it: the mean less the others */
     BENCH_LIMIT,
     BENCH_LIMIT_P99_US,
+    BENCH_LIMIT_TRAIN, /* of forward + backward: the passes with gradients and Adam alone */
     BENCH_RATIO,
     BENCH_FIGURES
 };
@@ -43,7 +44,7 @@ struct bench_figures {
     double value[BENCH_FIGURES][BENCH_REPEATS_MAX]; /* NAN: not measured */
     unsigned rounds;
 };
-/* Adds a round's, all but the last three. */
+/* Adds a round's, all but limits and ratio. */
 void bench_figures_add(struct bench_figures *figures, const struct bench_conf *conf,
                        const struct bench_round *round);
 /* The median of the rounds that have it; NAN: none has. */

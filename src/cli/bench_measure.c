@@ -18,7 +18,7 @@ int bench_measure(const struct bench_conf *conf, enum bench_goal goal, struct be
         bench_limit_before(&result->limit);
         status = bench_fleet_round(&fleet, &round);
         if (status) break;
-        bench_limit_after(&result->limit);
+        bench_limit_after(&result->limit, &round);
         bench_figures_add(&result->figures, conf, &round);
         bench_limit_add(&result->limit, &result->figures);
         if (round.clients.status[0])
@@ -33,5 +33,7 @@ void bench_result_json(const struct bench_conf *conf, const struct bench_result 
 {
     bench_work_json(conf, json);
     bench_figures_json(&result->figures, json);
-    if (result->limit.program) hm_json_string(json, "limit_by", result->limit.program);
+    const struct bench_limit *limit = &result->limit;
+    if (limit->program) hm_json_string(json, "limit_by", limit->program);
+    if (limit->sizes[0]) hm_json_string(json, "limit_batches", limit->sizes);
 }

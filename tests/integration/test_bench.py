@@ -77,7 +77,9 @@ def training(lab):
         *['throughput', '--kind', 'ffn', '--hidden', 32, '--experts', 2, '--rows', 4, '--clients', 3, '--batches', 4],
         *['--backward', '--lane-threads', 1],
     )
-    is_complete(line, WORK | FIGURES)
+    is_complete(line, WORK | FIGURES | LIMIT | {'limit_train', 'limit_batches'})
+    check(0 < line['ratio'] and line['limit'] < line['limit_train'], 'a pair is more than its second pass', line)
+    check(re.fullmatch(r'(\d+x\d+,?)+', line['limit_batches']), 'raw_ffn ran the sizes formed', line['limit_batches'])
     check(round(line['calls_per_second'] * line['seconds']) == 24, 'forward and backward are two calls', line)
     check(round(line['rows_per_second'] * line['seconds']) == 48, 'of the same rows', line)
 

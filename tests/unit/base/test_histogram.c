@@ -112,6 +112,20 @@ static void a_full_bucket_saturates_and_keeps_quantiles_in_range(void **state)
     assert_in_range(hm_histogram_quantile(&a, 0.1), 100, 103);
 }
 
+static void every_bucket_begins_where_the_one_before_ends(void **state)
+{
+    (void)state;
+    static struct hm_histogram histogram;
+    for (unsigned i = 1; i < HM_HISTOGRAM_BUCKETS; i++) {
+        uint64_t low = hm_histogram_bucket_low(i);
+        hm_histogram_init(&histogram);
+        hm_histogram_add(&histogram, low);
+        hm_histogram_add(&histogram, low - 1);
+        assert_int_equal(histogram.bucket[i], 1);
+        assert_int_equal(histogram.bucket[i - 1], 1);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -121,6 +135,7 @@ int main(void)
         cmocka_unit_test(the_ends_of_the_range_have_buckets),
         cmocka_unit_test(merging_is_as_if_all_had_been_added_to_one),
         cmocka_unit_test(a_full_bucket_saturates_and_keeps_quantiles_in_range),
+        cmocka_unit_test(every_bucket_begins_where_the_one_before_ends),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
