@@ -16,7 +16,7 @@ die() {
     exit 2
 }
 [ -x "$hivemind" ] || die "no program at $hivemind; run make there, or set HIVEMIND to the program"
-mkdir -p "$HM_STATE" || die "cannot make $HM_STATE; set HM_STATE to a folder that every node can write"
+said=$(mkdir -p "$HM_STATE" 2>&1) || die "$said; set HM_STATE to a folder that every node can write"
 
 # number NAME VALUE MIN MAX
 number() {

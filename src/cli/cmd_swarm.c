@@ -39,6 +39,7 @@ struct swarm_conf {
     const char *bootstrap, *role, *state;
     uint32_t servers, trainers, rank, size;
     hm_ns bootstrap_timeout, trainer_timeout;
+    bool check;
 };
 #define AT(member) offsetof(struct swarm_conf, member)
 static const struct hm_option swarm_options[] = {
@@ -62,6 +63,10 @@ static const struct hm_option swarm_options[] = {
      "how long to wait for the other processes", AT(bootstrap_timeout), 0.1, 3600},
     {"trainer-timeout", HM_OPTION_DURATION, "15s", "TIME",
      "a trainer that is silent so long is dead to the servers", AT(trainer_timeout), 1, 3600},
+    {"check", HM_OPTION_BOOL, "false", NULL,
+     "say what is wrong with the options and end: before a launch, which would say it once a "
+     "process",
+     AT(check), 0, 0},
 };
 
 struct swarm {
@@ -126,7 +131,8 @@ static int parse(struct swarm *s, struct hm_options *options, int argc, char **a
     s->train.hidden = s->serve.hidden;
     s->train.seed = s->serve.seed;
     s->train.json = s->serve.json;
-    return status ? cli_fail(CLI_USAGE, status) : CLI_GO_ON;
+    if (status) return cli_fail(CLI_USAGE, status);
+    return s->conf.check ? CLI_OK : CLI_GO_ON;
 }
 
 /* ---- meeting --------------------------------------------------------------------------------- */
@@ -159,13 +165,6 @@ static int meet(struct swarm *s)
         s->train.events = s->events;
     }
     return CLI_GO_ON;
-}
-
-/* A failure is said, and goes onto the card. */
-static void cannot(struct swarm *s, enum hm_status status)
-{
-    (void)cli_fail(CLI_FAILED, status);
-    launch_fail(&s->launch, status);
 }
 
 /* Opens this process's node. */
@@ -215,20 +214,20 @@ static int open_all(struct swarm *s)
         if (!status) status = open_node(s, NULL);
     } else if (trains) {
         s->train.own = launch_place(launch);
+        int code;
         hm_fail_clear();
-        if (train_prepare(&s->train, &s->training) != CLI_GO_ON)
-            launch_fail(launch, HM_ERR_INVALID);
+        status = train_try(&s->train, &s->training, &code);
     }
-    if (status) cannot(s, status);
+    if (status) launch_fail(launch, status);
     int code = launch_round(launch);
     if (code != CLI_GO_ON) return code;
     if (!trains && !launch_leads(launch))
         status = open_node(s, launch->card[launch->server[0]].join);
-    if (status) cannot(s, status);
+    if (status) launch_fail(launch, status);
     code = launch_round(launch);
     if (code != CLI_GO_ON) return code;
     if (trains) status = open_trainer(s);
-    if (status) cannot(s, status);
+    if (status) launch_fail(launch, status);
     code = launch_round(launch);
     if (code == CLI_GO_ON) launch_part(launch);
     return code;

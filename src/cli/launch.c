@@ -61,22 +61,35 @@ static enum hm_status exchange(struct launch *launch)
     return status;
 }
 
+/* A line for each different reason; only one process says them. */
+static void say_failed(const struct launch *launch)
+{
+    const struct launch_card *card = launch->card;
+    for (unsigned rank = 0; rank < launch->size; rank++) {
+        unsigned before = 0, after = 0;
+        for (unsigned other = 0; other < launch->size; other++)
+            if (other != rank && strcmp(card[other].failed, card[rank].failed) == 0)
+                ++*(other < rank ? &before : &after);
+        if (!card[rank].failed[0] || before > 0) continue;
+        fprintf(stderr, "hivemind: rank %u on %s", rank, card[rank].host);
+        if (after > 0) fprintf(stderr, " and %u more", after);
+        fprintf(stderr, ": %s\n", card[rank].failed);
+    }
+}
+
 int launch_round(struct launch *launch)
 {
     enum hm_status status = exchange(launch);
-    if (status) return cli_fail(CLI_FAILED, status);
-    int code = CLI_GO_ON;
-    unsigned speaker = launch->size;
-    for (unsigned rank = launch->size; rank-- > 0;)
-        if (launch->card[rank].failed[0])
-            code = CLI_FAILED;
-        else
-            speaker = rank;
-    for (unsigned rank = 0; code == CLI_FAILED && rank < launch->size; rank++)
-        if (launch->card[rank].failed[0] && speaker == launch->rank)
-            fprintf(stderr, "hivemind: rank %u on %s: %s\n", rank, launch->card[rank].host,
-                    launch->card[rank].failed);
-    return code;
+    if (status) {
+        int code = cli_fail(CLI_FAILED, status);
+        if (launch->mine.failed[0]) fprintf(stderr, "hivemind: %s\n", launch->mine.failed);
+        return code;
+    }
+    unsigned first = 0;
+    while (first < launch->size && !launch->card[first].failed[0]) first++;
+    if (first == launch->size) return CLI_GO_ON;
+    if (first == launch->rank) say_failed(launch);
+    return CLI_FAILED;
 }
 
 void launch_fail(struct launch *launch, enum hm_status status)

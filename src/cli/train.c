@@ -347,12 +347,13 @@ int train_run(struct training *t, struct hm_node *node, struct cli_stop *stop)
     return code;
 }
 
-int train_prepare(const struct train_conf *conf, struct training **out)
+enum hm_status train_try(const struct train_conf *conf, struct training **out, int *code)
 {
     struct training *t = calloc(1, sizeof(*t));
-    if (!t) return cli_fail(CLI_FAILED, HM_ERR_NO_MEMORY);
+    *code = CLI_FAILED;
+    if (!t) return HM_ERR_NO_MEMORY;
     t->conf = conf;
-    int code = CLI_USAGE;
+    *code = CLI_USAGE;
     enum hm_status status = grid_parse(conf->experts, t->uid_name, &t->grid);
     if (!status && !conf->data) status = hm_fail(HM_ERR_INVALID, "name a data file with --data");
     if (!status && !hm_codec_by_name(conf->codec)) status = HM_ERR_INVALID;
@@ -360,15 +361,22 @@ int train_prepare(const struct train_conf *conf, struct training **out)
         status = hm_fail(HM_ERR_INVALID, "--k-min %u is more than --k-best %u", conf->k_min,
                          conf->k_best);
     if (!status) {
-        code = CLI_FAILED;
+        *code = CLI_FAILED;
         status = hm_dataset_load(conf->data, conf->seed, (double)conf->train_fraction, &t->data);
     }
     if (status) {
         train_free(t);
-        return cli_fail(code, status);
+        return status;
     }
     *out = t;
-    return CLI_GO_ON;
+    return HM_OK;
+}
+
+int train_prepare(const struct train_conf *conf, struct training **training)
+{
+    int code;
+    enum hm_status status = train_try(conf, training, &code);
+    return status ? cli_fail(code, status) : CLI_GO_ON;
 }
 
 void train_free(struct training *t)

@@ -23,6 +23,9 @@ struct training;
 /* Checks the options (CLI_USAGE) and loads the data (CLI_FAILED); CLI_GO_ON: *training.  The
  * configuration stays the caller's and is used until train_free. */
 int train_prepare(const struct train_conf *conf, struct training **training);
+/* The same without a word: *code is the exit code that goes with the status. */
+HM_MUST_CHECK enum hm_status train_try(const struct train_conf *conf, struct training **training,
+                                       int *code);
 /* To the last step, or until asked to stop; says the result on stdout.  CLI_OK or CLI_FAILED. */
 int train_run(struct training *training, struct hm_node *node, struct cli_stop *stop);
 void train_free(struct training *training); /* NULL is allowed */

@@ -109,7 +109,7 @@ def states(lab):
         lab.write(f'{folder}/rank{rank}', b'not a folder')
         words = [f'rank {rank} on ', f'{folder}/rank{rank}']
         arguments = ['--servers', 2, '--trainers', 1, '--state', lab.path(folder)]
-        launch_refused(lab, f'{what} without a state folder', FAILED, 2, words, [[]] * 3, f'meet{rank}', *arguments)
+        launch_refused(lab, f'{what} without a state folder', FAILED, 1, words, [[]] * 3, f'meet{rank}', *arguments)
 
 
 def test(lab):

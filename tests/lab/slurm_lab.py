@@ -76,9 +76,10 @@ class Job:
         return text
 
     def show(self, task=''):
-        """Slurm's record as a dictionary; {} for a job that it has forgotten."""
+        """What matters of Slurm's record; {} for a job that it has forgotten."""
         text = self.cluster.run('scontrol', '-o', 'show', 'job', f'{self.number}{task}').stdout
-        return dict(re.findall(r'(\w+)=(\S*)', text.splitlines()[0] if text else ''))
+        record = dict(re.findall(r'(\w+)=(\S*)', text.splitlines()[0] if text else ''))
+        return {name: record[name] for name in ('JobState', 'ExitCode', 'Restarts', 'NodeList', 'Reason') if record}
 
     def says(self, pattern, times=1, seconds=60 * SLOW):
         def look():

@@ -108,22 +108,11 @@ def gpus_by_gres(cluster):
           'the plan has a lane for each GPU of --gres, and no other', lanes)
 
 
-def wrong_options_are_refused(cluster):
-    for variables, pattern in (({'HM_SERVERS': 9}, r'HM_SERVERS is 9; set it to a number from 1 to 7'),
-                               ({'HM_HIDDEN': 0}, r'HM_HIDDEN'), ({'HIVEMIND': '/nonexistent'},
-                                                                  r'no program at /nonexistent')):
-        job = cluster.submit('swarm.sbatch', HM_STATE=f'{cluster.dir}/run5', **variables)
-        record = job.ended()
-        check(record['JobState'] == 'FAILED' and re.search(pattern, job.out()), f'{variables} is refused with a line',
-              (record, job.out()))
-
-
 def test(cluster):
     a_swarm_trains(cluster)
     scancel_saves_and_the_next_restores(cluster)
     the_time_limits_warning_requeues(cluster)
     gpus_by_gres(cluster)
-    wrong_options_are_refused(cluster)
     a_dead_nodes_server_comes_back(cluster)
 
 
