@@ -40,8 +40,7 @@ preempted() {
 # exit code, or puts the job back into the queue.
 run_step() {
     local code again=
-    # scancel, preemption: Slurm tells the tasks too.
-    trap 'preempted && again=1' TERM
+    trap : TERM # scancel: Slurm tells the tasks too
     # --signal=B:USR1@60, before the time limit: only the script hears it.
     trap 'again=1; scancel --signal=TERM "$SLURM_JOB_ID"' USR1
     srun "$@" &
@@ -56,7 +55,8 @@ run_step() {
         local last=$?
         [ "$last" = 127 ] || code=$last
     fi
-    if [ -n "$again" ] && [ "${HM_JOB_REQUEUE:-0}" = 1 ]; then
+    # Of a preemption with a grace time only the tasks hear.
+    if [ "${HM_JOB_REQUEUE:-0}" = 1 ] && { [ -n "$again" ] || preempted; }; then
         echo "$SLURM_JOB_NAME: ended with $code before its time; back into the queue"
         scontrol requeue "$SLURM_JOB_ID" && sleep 60
     fi

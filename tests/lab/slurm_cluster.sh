@@ -10,7 +10,7 @@
 #   slurm_cluster.sh down DIR             ends it
 #
 # Nodes are 10.90.0.11, .12, ... on a bridge that nothing else is connected to.
-# Partition "low" is preempted by "main".  KillWait is 10 s: what a job has between SIGTERM and SIGKILL.
+# Partitions "low" and, with 10 s of grace, "graced" are preempted by "main".  KillWait is 10 s: what a job has between SIGTERM and SIGKILL.
 set -eu
 command=$1 dir=$2
 
@@ -62,6 +62,7 @@ PreemptMode=REQUEUE
 NodeName=n[1-$1] CPUs=8 Boards=1 SocketsPerBoard=1 CoresPerSocket=8 ThreadsPerCore=1 RealMemory=2000 Gres=gpu:h100:8 State=UNKNOWN
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=10
 PartitionName=low Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=0
+PartitionName=graced Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=10
 CONF
 }
 

@@ -52,23 +52,6 @@ def scancel_saves_and_the_next_restores(cluster):
           'at the steps that were saved', (restored, saved))
 
 
-def the_time_limits_warning_requeues(cluster):
-    """Slurm sends the script USR1 a minute before the limit; here it is sent by hand."""
-    state = f'{cluster.dir}/run3'
-    job = cluster.submit('swarm.sbatch', HM_STATE=state, HM_STEPS=1000000, HM_JOB_REQUEUE=1)
-    job.says(r'\n\d+: (?:[2-9]\d|\d{3,})/1000000')
-    cluster.run('scancel', '--batch', '--signal=USR1', job.number)
-    job.says(r'stopped; \d+ checkpoints written', times=6, seconds=GRACE_S * SLOW)
-    saved = steps_of(state)
-    check(len(saved) == COUNT and all(saved.values()), 'before its time limit: every expert is saved', saved)
-    job.says(r'back into the queue')
-    found = job.says(r', (\d+) restored from checkpoints', times=6, seconds=90 * SLOW)
-    check(sum(map(int, found)) == COUNT, 'the job requeues itself, and restores every expert', job.out())
-    check(job.show().get('Restarts') == '1', 'Slurm counts the restart', job.show())
-    job.cancel()
-    job.ended()
-
-
 def a_dead_nodes_server_comes_back(cluster):
     """An array of three servers and a trainer; the node of one of them loses power."""
     state = f'{cluster.dir}/run4'
@@ -111,7 +94,6 @@ def gpus_by_gres(cluster):
 def test(cluster):
     a_swarm_trains(cluster)
     scancel_saves_and_the_next_restores(cluster)
-    the_time_limits_warning_requeues(cluster)
     gpus_by_gres(cluster)
     a_dead_nodes_server_comes_back(cluster)
 
