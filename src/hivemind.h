@@ -147,6 +147,14 @@ int hm_tape_backward(struct hm_tape *tape, hm_value loss);
 /* One Adam step of every module and gate that has gradients, and forgets the gradients. */
 int hm_tape_step(struct hm_tape *tape, float rate);
 void hm_tape_reset(struct hm_tape *tape); /* forgets values and gradients, keeps memory */
+/* What it takes to go on elsewhere: the modules and gates that the tape has used, in the order of
+ * first use, with their Adam, and `more` of the caller's.  The file is the old one or the new one,
+ * also after a power cut. */
+int hm_tape_save(struct hm_tape *tape, const char *path, const void *more, uint32_t more_bytes);
+/* Into a tape that has used nothing yet: modules and gates become what they were when they are first
+ * used, in the same order.  `more` has to be as long as it was.  HM_ERR_NOT_FOUND: no such file;
+ * HM_ERR_CORRUPT, HM_ERR_SHAPE (of another model: perhaps only at that first use). */
+int hm_tape_load(struct hm_tape *tape, const char *path, void *more, uint32_t more_bytes);
 /* Before the modules and mixtures that it has used: it keeps the moments of their Adam. */
 void hm_tape_close(struct hm_tape *tape);
 

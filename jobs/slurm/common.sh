@@ -3,7 +3,7 @@
 # Every option of the program is also a variable (hivemind COMMAND --help), and sbatch hands variables on, so these
 # scripts have no options of their own but
 #   HIVEMIND         the program; default build/bin/hivemind in the folder of sbatch
-#   HM_STATE         the folder of keys and checkpoints, shared by all nodes; default hivemind-<job> there
+#   HM_STATE         the folder of keys, experts and trainings, shared by all nodes; default hivemind-<job> there
 #   HM_JOB_REQUEUE   1: a job that nears its time limit, or is preempted with a grace time (Slurm takes it for completed
 #                    when it ends in order), puts itself back into the queue, and goes on from its checkpoints
 # Sends no signal to srun, which would kill the step: tasks hear Slurm's TERM themselves.
@@ -17,6 +17,9 @@ die() {
 }
 [ -x "$hivemind" ] || die "no program at $hivemind; run make there, or set HIVEMIND to the program"
 said=$(mkdir -p "$HM_STATE" 2>&1) || die "$said; set HM_STATE to a folder that every node can write"
+
+# Events go into a new file each time.
+[ -z "${HM_EVENTS:-}" ] || [ "${SLURM_RESTART_COUNT:-0}" = 0 ] || HM_EVENTS=$HM_EVENTS.restart$SLURM_RESTART_COUNT
 
 # number NAME VALUE MIN MAX
 number() {

@@ -4,35 +4,10 @@
  * A tape remembers the layers that its ops have touched (modules and mixtures' gates) by their
  * addresses; each gets an Adam of its own at its first use, so that the moments belong to the layer,
  * and keeps it until the tape closes. */
-#include "moe/tape.h"
+#include "api/tape.h"
 #include "api/remote.h"
-#include "moe/local_optimizer.h"
 
 #include <stdlib.h>
-
-enum { LAYERS_MAX = 256, BALANCED_MAX = 64 };
-
-struct hm_module {
-    struct hm_layer *layer;
-};
-/* A layer that this tape trains, with the moments of its own Adam. */
-struct trained {
-    struct hm_layer *layer;
-    struct hm_local_optimizer *optimizer;
-    bool used; /* since the last step */
-};
-struct hm_tape {
-    struct hm_node *node;
-    struct hm_moe_tape *tape;
-    struct trained trained[LAYERS_MAX];
-    unsigned trained_count;
-    /* Mixtures of this pass whose balance loss joins the loss. */
-    struct {
-        hm_moe_value value;
-        float weight;
-    } balanced[BALANCED_MAX];
-    unsigned balanced_count;
-};
 
 /* ---- modules --------------------------------------------------------------------------------- */
 
@@ -109,6 +84,7 @@ void hm_tape_close(struct hm_tape *tape)
     for (unsigned i = 0; i < tape->trained_count; i++)
         hm_local_optimizer_destroy(tape->trained[i].optimizer);
     hm_moe_tape_destroy(tape->tape);
+    free(tape->loaded);
     free(tape);
 }
 
@@ -120,15 +96,20 @@ static enum hm_status use(struct hm_tape *tape, struct hm_layer *layer)
         tape->trained[i].used = true;
         return HM_OK;
     }
-    if (tape->trained_count == LAYERS_MAX)
-        return hm_fail(HM_ERR_TOO_BIG, "a tape trains at most %d local layers", LAYERS_MAX);
-    struct trained *trained = &tape->trained[tape->trained_count];
+    if (tape->trained_count == HM_TAPE_LAYERS_MAX)
+        return hm_fail(HM_ERR_TOO_BIG, "a tape trains at most %d local layers", HM_TAPE_LAYERS_MAX);
+    struct hm_tape_trained *trained = &tape->trained[tape->trained_count];
     struct hm_local_optimizer_conf conf = {
         .device = tape->node->device, .name = "adam", .rate = 1e-3f};
     enum hm_status status = hm_local_optimizer_create(&conf, &layer, 1, &trained->optimizer);
     if (status) return status;
     trained->layer = layer;
     trained->used = true;
+    status = hm_tape_restore(tape, trained);
+    if (status) {
+        hm_local_optimizer_destroy(trained->optimizer);
+        return status;
+    }
     tape->trained_count++;
     return HM_OK;
 }
@@ -166,10 +147,10 @@ hm_value hm_tape_remote_mixture(struct hm_tape *tape, struct hm_remote_mixture *
     if (status) return hm_moe_tape_fail(tape->tape, status);
     hm_value mixed = hm_moe_tape_mixture(tape->tape, mixture->mixture, mixture->gate, x);
     if (mixture->balance > 0 && mixed != HM_MOE_VALUE_NONE) {
-        if (tape->balanced_count == BALANCED_MAX)
-            return hm_moe_tape_fail(
-                tape->tape,
-                hm_fail(HM_ERR_TOO_BIG, "a pass balances at most %d mixtures", BALANCED_MAX));
+        if (tape->balanced_count == HM_TAPE_BALANCED_MAX)
+            return hm_moe_tape_fail(tape->tape,
+                                    hm_fail(HM_ERR_TOO_BIG, "a pass balances at most %d mixtures",
+                                            HM_TAPE_BALANCED_MAX));
         tape->balanced[tape->balanced_count].value = mixed;
         tape->balanced[tape->balanced_count++].weight = mixture->balance;
     }
@@ -209,7 +190,7 @@ int hm_tape_step(struct hm_tape *tape, float rate)
 {
     enum hm_status first = HM_OK;
     for (unsigned i = 0; i < tape->trained_count; i++) {
-        struct trained *trained = &tape->trained[i];
+        struct hm_tape_trained *trained = &tape->trained[i];
         if (!trained->used) continue;
         trained->used = false;
         hm_local_optimizer_set_rate(trained->optimizer, rate);

@@ -53,7 +53,8 @@ static const struct hm_option swarm_options[] = {
     {"role", HM_OPTION_STRING, NULL, "NAME",
      "of this process, instead of the two above: server or trainer", AT(role), 0, 0},
     {"state", HM_OPTION_STRING, NULL, "DIR",
-     "each process keeps key and experts in DIR/rank<N>; none: nothing is kept", AT(state), 0, 0},
+     "each process keeps key, experts and training in DIR/rank<N>; none: nothing is kept",
+     AT(state), 0, 0},
     {"rank", HM_OPTION_U32, "4294967295", "NUMBER",
      "this process's number with file:DIR; default: as the launcher says", AT(rank), 0, 0},
     {"size", HM_OPTION_U32, "0", "COUNT",
@@ -109,7 +110,8 @@ static int parse(struct swarm *s, struct hm_options *options, int argc, char **a
 {
     static const char *const no_node[] = {"new-swarm", "join", "state", NULL};
     static const char *const no_serve[] = {"share", NULL};
-    static const char *const no_train[] = {"experts", "hidden", "seed", "json", NULL};
+    static const char *const no_train[] = {"experts",       "hidden", "seed",
+                                           "save-interval", "json",   NULL};
     static struct hm_option serve[OPTIONS_MAX], node[OPTIONS_MAX], train[OPTIONS_MAX];
     unsigned serves = pick(serve_options, serve_option_count, no_serve, NULL, NULL, serve);
     unsigned nodes = pick(cli_host_options, cli_host_option_count, no_node, NULL, NULL, node);
@@ -131,6 +133,7 @@ static int parse(struct swarm *s, struct hm_options *options, int argc, char **a
     s->train.hidden = s->serve.hidden;
     s->train.seed = s->serve.seed;
     s->train.json = s->serve.json;
+    s->train.save_interval = s->serve.save_interval;
     if (status) return cli_fail(CLI_USAGE, status);
     return s->conf.check ? CLI_OK : CLI_GO_ON;
 }

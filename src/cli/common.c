@@ -55,7 +55,7 @@ int cli_parse(struct hm_options *options, const char *usage, int argc, char **ar
          HM_OPTION_STRING,                                                                         \
          NULL,                                                                                     \
          "DIR",                                                                                    \
-         "folder of this node's key and checkpoints; none: a fresh identity",                      \
+         "folder of this node's key, checkpoints and training; none: a fresh identity",            \
          offsetof(struct cli_node_conf, state),                                                    \
          0,                                                                                        \
          0},                                                                                       \

@@ -2,13 +2,15 @@
  *
  * A step that fails (fewer than k_min experts answered some row) is tried again with the same
  * rows; only many in a row end the training.  SIGINT ends it after the step, with the result so
- * far. */
+ * far.  With a state folder it is saved now and then and at its end, and goes on from there. */
 #include "cli/train.h"
 
 #include "api/swarm.h"
-#include "base/rng.h"
+#include "base/log.h"
+#include "base/map.h"
 #include "cli/grid.h"
 #include "cli/model.h"
+#include "cli/train_state.h"
 #include "moe/dataset.h"
 
 #include <errno.h>
@@ -53,6 +55,9 @@ const struct hm_option train_options[] = {
      "of its calls: inference, training or background; servers never take it for more than they "
      "allow",
      AT(priority), 0, 0},
+    {"save-interval", HM_OPTION_DURATION, "60s", "TIME",
+     "save the training so often (needs --state); started again it goes on from there",
+     AT(save_interval), 0.1, 86400},
     {"events", HM_OPTION_STRING, NULL, "FILE", "write a line of JSON a step into a new file",
      AT(events), 0, 0},
     {"json", HM_OPTION_BOOL, "false", NULL, "the result as one line of JSON", AT(json), 0, 0},
@@ -68,16 +73,14 @@ struct training {
     char uid_name[HM_UID_BYTES];
     struct model model;
     FILE *events;
-    uint32_t *order; /* training rows, shuffled anew every time they have all been used */
-    uint32_t order_at;
-    struct hm_rng rng;
+    struct train_at at;
+    char *path;    /* of its state; NULL: nothing is kept */
+    uint64_t what; /* that it trains, hashed */
     float *x;
     int64_t *label;
-    uint64_t step, rows, steps_failed;
-    float loss, accuracy;
-    bool evaluated;
+    uint64_t rows, steps_failed; /* of this process */
     unsigned experts_alive;
-    hm_ns look_next, started;
+    hm_ns look_next, save_next, started;
 };
 
 /* ---- set-up ---------------------------------------------------------------------------------- */
@@ -99,14 +102,49 @@ static enum hm_status training_alloc(struct training *t)
 {
     const struct hm_dataset *data = &t->data;
     uint32_t rows = t->conf->batch > data->row_count ? t->conf->batch : data->row_count;
-    t->order = malloc(data->train_count * sizeof(*t->order));
+    t->at.order = malloc(data->train_count * sizeof(*t->at.order));
     t->x = malloc((size_t)rows * data->columns * sizeof(*t->x));
     t->label = malloc(rows * sizeof(*t->label));
-    if (!t->order || !t->x || !t->label) return HM_ERR_NO_MEMORY;
-    for (uint32_t i = 0; i < data->train_count; i++) t->order[i] = i;
-    t->order_at = data->train_count;
-    hm_rng_init(&t->rng, t->conf->seed + t->conf->own, 1);
+    if (!t->at.order || !t->x || !t->label) return HM_ERR_NO_MEMORY;
+    for (uint32_t i = 0; i < data->train_count; i++) t->at.order[i] = i;
+    t->at.order_at = t->at.order_count = data->train_count;
+    hm_rng_init(&t->at.rng, t->conf->seed + t->conf->own, 1);
     return HM_OK;
+}
+
+/* ---- what is kept ---------------------------------------------------------------------------- */
+
+/* What it trains on and into, which has to stay: places among the rows and layers' sizes follow. */
+static uint64_t what_it_is(const struct training *t)
+{
+    const struct train_conf *conf = t->conf;
+    const struct hm_dataset *data = &t->data;
+    uint64_t fact[] = {conf->seed,        conf->own,       conf->hidden,
+                       conf->layers,      data->row_count, data->train_count,
+                       data->class_count, data->columns,   t->grid.grid_dims};
+    uint64_t hash = hm_hash(fact, sizeof(fact), 0);
+    hash = hm_hash(t->grid.grid, t->grid.grid_dims * sizeof(t->grid.grid[0]), hash);
+    return hm_hash(t->uid_name, strlen(t->uid_name), hash);
+}
+
+static enum hm_status resume(struct training *t)
+{
+    t->what = what_it_is(t);
+    t->path = hm_node_path(t->node, "trainer.state");
+    if (!t->path) return t->node->state_dir ? HM_ERR_NO_MEMORY : HM_OK;
+    enum hm_status status = train_state_load(t->model.tape, t->path, t->what, &t->at);
+    if (status == HM_ERR_NOT_FOUND) return HM_OK;
+    if (status) return status;
+    if (t->conf->part) fprintf(stderr, "rank %u: ", t->conf->rank);
+    fprintf(stderr, "the training goes on at step %llu\n", (unsigned long long)t->at.step);
+    return HM_OK;
+}
+
+static enum hm_status save(struct training *t)
+{
+    t->save_next = cli_now() + t->conf->save_interval;
+    if (!t->path) return HM_OK;
+    return train_state_save(t->model.tape, t->path, t->what, &t->at);
 }
 
 /* ---- steps ---------------------------------------------------------------------------------- */
@@ -115,11 +153,11 @@ static void next_batch(struct training *t)
 {
     size_t columns = t->data.columns;
     for (uint32_t i = 0; i < t->conf->batch; i++) {
-        if (t->order_at == t->data.train_count) {
-            hm_rng_shuffle(&t->rng, t->order, t->data.train_count);
-            t->order_at = 0;
+        if (t->at.order_at == t->data.train_count) {
+            hm_rng_shuffle(&t->at.rng, t->at.order, t->data.train_count);
+            t->at.order_at = 0;
         }
-        uint32_t row = t->order[t->order_at++];
+        uint32_t row = t->at.order[t->at.order_at++];
         memcpy(t->x + i * columns, t->data.feature + row * columns, columns * sizeof(float));
         t->label[i] = t->data.label[row];
     }
@@ -151,8 +189,8 @@ static enum hm_status evaluate(struct training *t)
         right += step.right;
         at += rows;
     }
-    t->accuracy = (float)((double)right / count);
-    t->evaluated = true;
+    t->at.accuracy = (float)((double)right / count);
+    t->at.evaluated = true;
     return HM_OK;
 }
 
@@ -187,17 +225,17 @@ static void report(struct training *t, struct cli_progress *progress, enum hm_st
     struct hm_dispatch_stats stats;
     char text[160], accuracy[16] = "-"; /* not known before the first epoch has ended */
     hm_dispatch_stats(t->node->dispatch, &stats);
-    if (t->evaluated) snprintf(accuracy, sizeof(accuracy), "%.3f", (double)t->accuracy);
+    if (t->at.evaluated) snprintf(accuracy, sizeof(accuracy), "%.3f", (double)t->at.accuracy);
     snprintf(text, sizeof(text), "loss %.3f  accuracy %s  %.0f rows/s  experts %u  failed %llu",
-             (double)t->loss, accuracy, rows_per_second(t), t->experts_alive,
+             (double)t->at.loss, accuracy, rows_per_second(t), t->experts_alive,
              (unsigned long long)stats.calls_failed);
-    cli_progress_show(progress, t->step, text);
+    cli_progress_show(progress, t->at.step, text);
     if (t->events)
         fprintf(
             t->events,
             "{\"step\":%llu,\"loss\":%.5f,\"accuracy\":%.4f,\"seconds\":%.3f,\"experts_alive\":%u,"
             "\"calls_failed\":%llu,\"status\":\"%s\"}\n",
-            (unsigned long long)t->step, (double)t->loss, (double)t->accuracy,
+            (unsigned long long)t->at.step, (double)t->at.loss, (double)t->at.accuracy,
             (double)(cli_now() - t->started) / 1e9, t->experts_alive,
             (unsigned long long)stats.calls_failed, hm_status_name(status));
 }
@@ -205,7 +243,7 @@ static void report(struct training *t, struct cli_progress *progress, enum hm_st
 /* A cosine from the first rate down to a tenth of it. */
 static float rate_at(const struct training *t)
 {
-    float part = (float)t->step / (float)t->conf->steps;
+    float part = (float)t->at.step / (float)t->conf->steps;
     return t->conf->rate * (0.1f + 0.9f * 0.5f * (1.0f + __builtin_cosf(3.14159265f * part)));
 }
 
@@ -249,15 +287,17 @@ static int train(struct training *t, struct cli_progress *progress)
     uint64_t epoch_steps = (t->data.train_count + conf->batch - 1) / conf->batch;
     unsigned failures = 0;
     cli_progress_start(progress, conf->steps);
+    progress->done = t->at.step;
     t->started = cli_now();
-    while (t->step < conf->steps && !cli_stop_asked(t->stop)) {
+    t->save_next = t->started + conf->save_interval;
+    while (t->at.step < conf->steps && !cli_stop_asked(t->stop)) {
         struct model_step step;
         if (failures == 0) next_batch(t);
         enum hm_status status =
             model_run(&t->model, t->x, t->label, conf->batch, rate_at(t), &step);
         if (status) {
             t->steps_failed++;
-            bool empty = status == HM_ERR_NOT_FOUND && t->step == 0;
+            bool empty = status == HM_ERR_NOT_FOUND && t->at.step == 0;
             if (status == HM_ERR_SHAPE) status = explain_shape(t);
             if (conf->part && cli_stop_asked(t->stop)) break;
             if (empty || status == HM_ERR_SHAPE || ++failures == conf->failures_max)
@@ -265,14 +305,16 @@ static int train(struct training *t, struct cli_progress *progress)
             pause_after(t, failures);
         } else {
             failures = 0;
-            t->step++;
+            t->at.step++;
             t->rows += conf->batch;
-            t->loss = t->step == 1 ? step.loss : 0.9f * t->loss + 0.1f * step.loss;
+            t->at.loss = t->at.step == 1 ? step.loss : 0.9f * t->at.loss + 0.1f * step.loss;
             /* One that fails leaves the figure of the epoch before. */
-            if (t->step % epoch_steps == 0 && t->step < conf->steps) status = evaluate(t);
+            if (t->at.step % epoch_steps == 0 && t->at.step < conf->steps) status = evaluate(t);
         }
         look_around(t);
         report(t, progress, status);
+        if (cli_now() >= t->save_next && save(t))
+            hm_log(HM_LOG_WARN, "train", "%s", hm_fail_line_of(HM_ERR_STORAGE));
     }
     /* A launch that is told to end has seconds, and its servers drain: the last epoch's accuracy
      * has to do. */
@@ -289,8 +331,8 @@ static void say_result(struct training *t, struct cli_progress *progress)
     look_around(t);
     hm_dispatch_stats(t->node->dispatch, &stats);
     double seconds = (double)(cli_now() - t->started) / 1e9;
-    snprintf(text, sizeof(text), "loss %.3f  accuracy %.3f  done", (double)t->loss,
-             (double)t->accuracy);
+    snprintf(text, sizeof(text), "loss %.3f  accuracy %.3f  done", (double)t->at.loss,
+             (double)t->at.accuracy);
     cli_progress_end(progress, text);
     if (t->conf->json) printf("{");
     if (t->conf->part) printf(t->conf->json ? "\"rank\":%u," : "rank=%u ", t->conf->rank);
@@ -304,7 +346,7 @@ static void say_result(struct training *t, struct cli_progress *progress)
               "rows_per_second=%.0f "
               "experts_alive=%u calls=%llu calls_coded=%llu calls_failed=%llu "
               "parts_failed=%llu%s\n",
-        (double)t->accuracy, (double)t->loss, (unsigned long long)t->step,
+        (double)t->at.accuracy, (double)t->at.loss, (unsigned long long)t->at.step,
         (unsigned long long)t->steps_failed, seconds, rows_per_second(t), t->experts_alive,
         (unsigned long long)stats.calls, (unsigned long long)stats.calls_coded,
         (unsigned long long)stats.calls_failed, (unsigned long long)stats.parts_failed,
@@ -340,7 +382,9 @@ int train_run(struct training *t, struct hm_node *node, struct cli_stop *stop)
     if (!status) status = training_alloc(t);
     if (!status) status = open_events(t);
     if (!status) status = model_open(t->node, &model, &t->model);
+    if (!status) status = resume(t);
     int code = status ? cli_fail(CLI_FAILED, status) : train(t, &progress);
+    if (code == CLI_OK && (status = save(t))) code = give_up(&progress, status);
     if (code == CLI_OK) say_result(t, &progress);
     model_close(&t->model);
     if (t->events) fclose(t->events);
@@ -383,7 +427,8 @@ void train_free(struct training *t)
 {
     if (!t) return;
     if (t->data.feature) hm_dataset_fini(&t->data);
-    free(t->order);
+    free(t->at.order);
+    free(t->path);
     free(t->x);
     free(t->label);
     free(t);

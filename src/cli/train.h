@@ -9,7 +9,7 @@ struct train_conf {
     uint32_t hidden, layers, k_best, k_min, backward_k_min, batch, failures_max;
     uint64_t steps, seed;
     float rate, balance, train_fraction;
-    hm_ns timeout, timeout_after_k_min;
+    hm_ns timeout, timeout_after_k_min, save_interval;
     bool json;
     /* No options: what a swarm's launch adds. */
     bool part;     /* of a launch: `rank` stands in the result; asked to stop it ends at once */

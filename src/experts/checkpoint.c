@@ -7,6 +7,7 @@
  *           themselves decide, so that a damaged manifest costs nothing. */
 #include "experts/checkpoint.h"
 
+#include "base/file.h"
 #include "base/log.h"
 #include "experts/checkpoint_file.h"
 
@@ -157,17 +158,12 @@ static enum hm_status make_folder(const char *dir, const char *uid, char folder[
 
 static enum hm_status write_manifest(const char *folder, uint64_t step)
 {
-    char path[PATH_BYTES + 64], aside[PATH_BYTES + 72], name[64];
+    char path[PATH_BYTES + 64], name[64], text[160];
     generation_name(name, sizeof(name), step);
     snprintf(path, sizeof(path), "%s/manifest.json", folder);
-    snprintf(aside, sizeof(aside), "%s.tmp", path);
-    FILE *file = fopen(aside, "we");
-    bool ok = file && fprintf(file, "{\"format\":%d,\"newest\":\"%s\",\"step\":%llu}\n",
-                              HM_CHECKPOINT_FORMAT, name, (unsigned long long)step) > 0;
-    ok = ok && fflush(file) == 0 && fsync(fileno(file)) == 0;
-    if (file) ok = fclose(file) == 0 && ok;
-    if (ok && rename(aside, path) == 0) return HM_OK;
-    return hm_fail(HM_ERR_STORAGE, "cannot write %s (%s)", path, strerror(errno));
+    int bytes = snprintf(text, sizeof(text), "{\"format\":%d,\"newest\":\"%s\",\"step\":%llu}\n",
+                         HM_CHECKPOINT_FORMAT, name, (unsigned long long)step);
+    return hm_file_replace(path, text, (size_t)bytes);
 }
 
 enum hm_status hm_checkpoint_save(const char *dir, const struct hm_snapshot *snapshot)

@@ -7,6 +7,8 @@
  *                of steps. */
 #include "moe/local_optimizer.h"
 
+#include "base/assert.h"
+
 #include <math.h>
 #include <stdlib.h>
 
@@ -83,6 +85,16 @@ void hm_local_optimizer_set_rate(struct hm_local_optimizer *optimizer, float rat
 uint64_t hm_local_optimizer_steps(const struct hm_local_optimizer *optimizer)
 {
     return optimizer->step;
+}
+
+float *hm_local_optimizer_slot(struct hm_local_optimizer *optimizer, unsigned slot)
+{
+    HM_ASSERT(slot < optimizer->kind->slot_count);
+    return optimizer->slot[slot].base;
+}
+void hm_local_optimizer_set_steps(struct hm_local_optimizer *optimizer, uint64_t steps)
+{
+    optimizer->step = steps;
 }
 
 void hm_local_optimizer_zero(struct hm_local_optimizer *optimizer)

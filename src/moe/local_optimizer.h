@@ -22,6 +22,10 @@ HM_MUST_CHECK enum hm_status hm_local_optimizer_create(const struct hm_local_opt
 void hm_local_optimizer_destroy(struct hm_local_optimizer *optimizer);
 void hm_local_optimizer_set_rate(struct hm_local_optimizer *optimizer, float rate);
 uint64_t hm_local_optimizer_steps(const struct hm_local_optimizer *optimizer);
+/* Its state, to be saved and restored: slot i of hm_optimizer.slot_count, as long as the layers'
+ * parameters together and in their order. */
+float *hm_local_optimizer_slot(struct hm_local_optimizer *optimizer, unsigned slot);
+void hm_local_optimizer_set_steps(struct hm_local_optimizer *optimizer, uint64_t steps);
 /* One step of every layer, then zeroes their gradients.  HM_ERR_NUMERIC (nothing stepped, gradients
  * zeroed) if a gradient is not finite. */
 HM_MUST_CHECK enum hm_status hm_local_optimizer_step(struct hm_local_optimizer *optimizer);

@@ -34,6 +34,8 @@ def restored(job, before, why):
     ]
     check(sum(count for count, _ in found) == COUNT, f'{why}: the job comes back and restores every expert', found)
     check(max(step for _, step in found) == max(before.values()), 'at the steps that were saved', (found, before))
+    found = job.says(r'the training goes on at step (\d+)', 2)
+    check(min(map(int, found)) >= 20, 'and its trainers go on where they were', found)
     check(int(job.show()['Restarts']) == 1, 'Slurm counts one restart', job.show())
 
 

@@ -336,10 +336,10 @@ class Lab:
 class Training:
     """A trainer in the background, seen through its events file."""
 
-    def __init__(self, lab, join, experts, *arguments, **how):
+    def __init__(self, lab, join, experts, *arguments, steps=10**9, **how):
         self.events_path = lab.path(f'events-{len(lab.processes)}')
         self.process = lab.start(
-            *lab.train_arguments(join, experts, '--steps', 10**9, '--events', self.events_path, *arguments),
+            *lab.train_arguments(join, experts, '--steps', steps, '--events', self.events_path, *arguments),
             name='train',
             **how,
         )
