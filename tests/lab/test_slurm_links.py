@@ -7,7 +7,7 @@ import re
 import time
 
 from hivemind_lab import SLOW, check, until
-from slurm_lab import COUNT, accuracies, in_slurm
+from slurm_lab import accuracies, in_slurm
 
 
 def counters(job, who):
@@ -85,7 +85,6 @@ def cut_for_good(cluster):
     finished(run.job)
     check(len(re.findall(r'stopped; \d+ checkpoints written', run.job.out())) == 4,
           'a link cut for good: the other servers save and end', run.job.out())
-    print(run.job.out())
 
 
 def test(cluster):
