@@ -174,6 +174,7 @@ struct hm_server_options {
 struct hm_expert_options {
     const char *kind; /* "ffn", "nop", "nop_delay"; NULL: "ffn" */
     uint32_t hidden;
+    const char *dtype;     /* of products: "f32", "bf16"; NULL: "f32"; what is kept is f32 */
     const char *optimizer; /* NULL: "adam" */
     float rate;            /* learning rate; 0: 0.001 */
     float clip_norm;       /* 0: no clipping */

@@ -106,12 +106,15 @@ int hm_server_host(struct hm_server *server, const char *pattern,
 {
     struct hm_uid *uids;
     unsigned count;
+    enum hm_dtype dtype = HM_F32;
     if (server->started)
         return hm_fail(HM_ERR_INVALID, "experts are named before the server starts");
-    enum hm_status status = hm_uid_expand(pattern, EXPERTS_MAX, &uids, &count);
+    enum hm_status status = options->dtype ? hm_dtype_parse(options->dtype, &dtype) : HM_OK;
+    if (!status) status = hm_uid_expand(pattern, EXPERTS_MAX, &uids, &count);
     if (status) return status;
     struct hm_expert_conf conf = {.kind = options->kind ? options->kind : "ffn",
                                   .hidden = options->hidden,
+                                  .dtype = dtype,
                                   .optimizer = options->optimizer ? options->optimizer : "adam",
                                   .rate = options->rate > 0 ? options->rate : 1e-3f,
                                   .clip_norm = options->clip_norm,

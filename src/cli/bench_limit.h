@@ -12,6 +12,7 @@ struct bench_limit {
     enum bench_goal goal;
     const char *program; /* NULL: there is no limit */
     char why[160];       /* ... because */
+    const char *dtype;   /* of an ffn's limit: f32 where the CPU has no products in bf16 */
     char sizes[256];     /* of batches, as perf-raw_ffn takes them; "": not known yet */
     /* Rows a second, or round trips in us, of the halves of a round; NAN: it failed. */
     double rows[2], p50_us[2], p99_us[2];

@@ -36,4 +36,5 @@ void bench_result_json(const struct bench_conf *conf, const struct bench_result 
     const struct bench_limit *limit = &result->limit;
     if (limit->program) hm_json_string(json, "limit_by", limit->program);
     if (limit->sizes[0]) hm_json_string(json, "limit_batches", limit->sizes);
+    if (limit->sizes[0]) hm_json_string(json, "limit_dtype", limit->dtype);
 }

@@ -41,6 +41,7 @@ static int serve(const struct bench_conf *conf, struct hm_node *node)
     serve.experts = pattern;
     serve.kind = conf->kind;
     serve.hidden = conf->hidden;
+    serve.dtype = conf->dtype;
     serve.batch_rows_max = conf->batch_rows_max;
     serve.queue_rows_max = queue_rows(conf);
     serve.lane_threads = conf->lane_threads;

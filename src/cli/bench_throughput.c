@@ -73,10 +73,11 @@ static void print_table(const struct bench_conf *conf, const struct bench_result
     const struct bench_limit *limit = &result->limit;
     double ratio = bench_figure(figures, BENCH_RATIO);
     double calls = bench_figure(figures, BENCH_CALLS) * bench_figure(figures, BENCH_SECONDS);
-    printf("%s over %s, codec %s: %u %s experts of %u columns, %u clients in %u processes, %u rows "
+    printf("%s over %s, codec %s: %u %s experts of %u columns (%s), %u clients in %u processes, %u "
+           "rows "
            "a call, %s\n",
            conf->preset, conf->transport, conf->codec, conf->experts, conf->kind, conf->hidden,
-           conf->clients, conf->client_processes, conf->rows,
+           conf->dtype, conf->clients, conf->client_processes, conf->rows,
            conf->backward ? "forward + backward" : "forward");
     printf("  %-22s %12.0f rows/s  %12.0f calls/s\n", "ours", bench_figure(figures, BENCH_ROWS),
            bench_figure(figures, BENCH_CALLS));
@@ -85,6 +86,8 @@ static void print_table(const struct bench_conf *conf, const struct bench_result
                bench_figure(figures, BENCH_LIMIT), ratio);
     else
         printf("  no limit: %s\n", limit->why);
+    if (!isnan(ratio) && strcmp(limit->dtype, conf->dtype) != 0)
+        printf("  (products in %s, as this CPU has none in %s)\n", limit->dtype, conf->dtype);
     if (reference_of(conf) > 0)
         printf("  %-22s %12.0f rows/s  (0.7.1 on a 2-core Xeon, another day)\n",
                "the Python hivemind", reference_of(conf));

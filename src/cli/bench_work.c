@@ -45,6 +45,8 @@ const struct hm_option bench_options[] = {
     {"preset", HM_OPTION_STRING, "nop", "NAME", "one of those above", AT(preset), 0, 0},
     {"experts", HM_OPTION_U32, NULL, "COUNT", "experts on the server", AT(experts), 1, 1024},
     {"kind", HM_OPTION_STRING, NULL, "KIND", "ffn or nop", AT(kind), 0, 0},
+    {"dtype", HM_OPTION_STRING, "f32", "NAME", "what experts multiply in: f32 or bf16", AT(dtype),
+     0, 0},
     {"hidden", HM_OPTION_U32, "1024", "COLUMNS", "features of a row", AT(hidden), 1, 65536},
     {"rows", HM_OPTION_U32, NULL, "ROWS", "rows a call", AT(rows), 1, 1 << 20},
     {"batch-rows-max", HM_OPTION_U32, NULL, "ROWS", "the server's bound on a batch",
@@ -110,6 +112,8 @@ enum hm_status bench_work_check(struct bench_conf *conf)
     if (!conf->kind) conf->kind = preset->kind;
     if (strcmp(conf->kind, "ffn") != 0 && strcmp(conf->kind, "nop") != 0)
         return hm_fail(HM_ERR_INVALID, "--kind is '%s'; it can be ffn or nop", conf->kind);
+    if (strcmp(conf->dtype, "f32") != 0 && strcmp(conf->dtype, "bf16") != 0)
+        return hm_fail(HM_ERR_INVALID, "--dtype is '%.20s'; it can be f32 or bf16", conf->dtype);
     if (!conf->experts) conf->experts = preset->experts;
     if (!conf->rows) conf->rows = preset->rows;
     if (!conf->batch_rows_max) conf->batch_rows_max = preset->batch_rows_max;
@@ -140,6 +144,7 @@ void bench_work_json(const struct bench_conf *conf, struct hm_json *json)
 {
     hm_json_string(json, "preset", conf->preset);
     hm_json_string(json, "kind", conf->kind);
+    hm_json_string(json, "dtype", conf->dtype);
     hm_json_string(json, "transport", conf->transport);
     hm_json_string(json, "codec", conf->codec);
     hm_json_uint(json, "experts", conf->experts);

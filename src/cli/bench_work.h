@@ -13,7 +13,7 @@
 #include "cli/cli.h"
 
 struct bench_conf {
-    const char *preset, *transport, *kind, *codec;
+    const char *preset, *transport, *kind, *dtype, *codec;
     uint32_t experts, hidden, rows, batch_rows_max, clients, client_processes, batches, repeats,
         lane_threads, times;
     bool backward, forward_only, blocking, limit, json;

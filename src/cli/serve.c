@@ -22,6 +22,8 @@ const struct hm_option serve_options[] = {
      AT(kind), 0, 0},
     {"hidden", HM_OPTION_U32, "1024", "COLUMNS", "features of a row, in and out", AT(hidden), 1,
      65536},
+    {"dtype", HM_OPTION_STRING, "f32", "NAME",
+     "what experts multiply in: f32 or bf16; parameters and checkpoints stay f32", AT(dtype), 0, 0},
     {"optimizer", HM_OPTION_STRING, "adam", "NAME", "sgd, adam or adamw", AT(optimizer), 0, 0},
     {"rate", HM_OPTION_F32, "0.001", "RATE", "learning rate of the experts", AT(rate), 1e-9, 100},
     {"clip-norm", HM_OPTION_F32, "0", "NORM", "scale larger gradients down to this norm; 0: never",
@@ -103,6 +105,7 @@ static enum hm_status host(struct hm_server *server, const struct serve_conf *co
 {
     struct hm_expert_options expert = {.kind = conf->kind,
                                        .hidden = conf->hidden,
+                                       .dtype = conf->dtype,
                                        .optimizer = conf->optimizer,
                                        .rate = conf->rate,
                                        .clip_norm = conf->clip_norm,
@@ -133,6 +136,8 @@ enum hm_status serve_check(const struct serve_conf *conf)
                        "name the experts to host, for example --experts 'ffn.[0:4].[0:4]'");
     if (!hm_expert_kind_find(conf->kind) || !hm_optimizer_find(conf->optimizer))
         return HM_ERR_INVALID;
+    if (strcmp(conf->dtype, "f32") != 0 && strcmp(conf->dtype, "bf16") != 0)
+        return hm_fail(HM_ERR_INVALID, "--dtype is '%.20s'; it can be f32 or bf16", conf->dtype);
     bool sleeps = strcmp(conf->kind, "nop_delay") == 0;
     if (sleeps != (conf->delay > 0))
         return hm_fail(HM_ERR_INVALID, sleeps ? "--kind nop_delay needs the time that a batch "
@@ -164,6 +169,7 @@ static void say_started(const struct serve_conf *conf, struct hm_server *server,
     unsigned experts = hm_expert_server_expert_count(inner),
              restored = hm_expert_server_restored_count(inner);
     uint64_t step = hm_expert_server_restored_step(inner);
+    const char *bf16 = hm_expert_server_bf16_text(inner);
     if (conf->json) {
         struct hm_json json;
         hm_json_init(&json);
@@ -172,6 +178,8 @@ static void say_started(const struct serve_conf *conf, struct hm_server *server,
         if (conf->part) hm_json_uint(&json, "rank", conf->rank);
         hm_json_string(&json, "join", line);
         hm_json_uint(&json, "experts", experts);
+        hm_json_string(&json, "dtype", conf->dtype);
+        if (bf16) hm_json_string(&json, "bf16", bf16);
         hm_json_uint(&json, "restored", restored);
         hm_json_uint(&json, "restored_step", step);
         hm_json_object_end(&json);
@@ -179,7 +187,8 @@ static void say_started(const struct serve_conf *conf, struct hm_server *server,
         hm_json_fini(&json);
     } else {
         if (conf->part) printf("rank=%u ", conf->rank);
-        printf("serving %u experts (%s, %u columns)", experts, conf->kind, conf->hidden);
+        printf("serving %u experts (%s, %u columns%s%s)", experts, conf->kind, conf->hidden,
+               bf16 ? ", bf16: " : "", bf16 ? bf16 : "");
         if (restored)
             printf(", %u restored from checkpoints, the newest at step %llu", restored,
                    (unsigned long long)step);

@@ -5,7 +5,7 @@
 #include "cli/cli.h"
 
 struct serve_conf {
-    const char *experts, *share, *kind, *optimizer, *device, *codecs;
+    const char *experts, *share, *kind, *optimizer, *dtype, *device, *codecs;
     uint32_t hidden, batch_rows_max, batch_rows_preferred, queue_rows_max, lane_threads;
     float rate, clip_norm, weight_decay;
     uint64_t seed;

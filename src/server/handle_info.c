@@ -31,6 +31,17 @@ void hm_expert_server_handle_info(void *arg, struct hm_request *request, const v
     hm_request_reply(request, true, HM_OK, reply, hm_writer_count(&writer), NULL, 0);
 }
 
+const char *hm_expert_server_bf16_text(const struct hm_expert_server *server)
+{
+    enum hm_bf16_way way;
+    HM_LIST_EACH (link, &server->hosted_list) {
+        const struct hm_hosted *hosted = HM_CONTAINER_OF(link, struct hm_hosted, link);
+        if (hm_expert_conf(hosted->expert)->dtype == HM_BF16)
+            return server->cpu->ops->bf16_text(server->cpu, &way);
+    }
+    return NULL;
+}
+
 void hm_expert_server_status_json(const struct hm_expert_server *server, struct hm_json *json)
 {
     hm_json_object_begin(json, NULL);
@@ -41,6 +52,7 @@ void hm_expert_server_status_json(const struct hm_expert_server *server, struct 
         hm_json_string(json, "uid", hosted->uid.text);
         hm_json_string(json, "kind", hm_expert_conf(hosted->expert)->kind);
         hm_json_uint(json, "hidden", hm_expert_conf(hosted->expert)->hidden);
+        hm_json_string(json, "dtype", hm_dtype_name(hm_expert_conf(hosted->expert)->dtype));
         hm_json_uint(json, "step", hosted->step);
         hm_json_uint(json, "rows_queued",
                      hm_pool_rows_queued(hosted->pass[HM_PASS_FORWARD].pool) +
@@ -48,6 +60,8 @@ void hm_expert_server_status_json(const struct hm_expert_server *server, struct 
         hm_json_object_end(json);
     }
     hm_json_array_end(json);
+    if (hm_expert_server_bf16_text(server))
+        hm_json_string(json, "bf16", hm_expert_server_bf16_text(server));
     if (server->conf.metrics) hm_metrics_json(server->conf.metrics, "metrics", json);
     hm_json_object_end(json);
 }

@@ -58,6 +58,8 @@ void hm_expert_server_drain(struct hm_expert_server *server, hm_ns deadline,
 /* After drain, and after rpc has closed, so that no request can come any more. */
 void hm_expert_server_destroy(struct hm_expert_server *server);
 
+/* How its bf16 experts compute ("oneDNN, AMX"); NULL: it has none. */
+const char *hm_expert_server_bf16_text(const struct hm_expert_server *server);
 unsigned hm_expert_server_restored_count(const struct hm_expert_server *server);
 uint64_t hm_expert_server_restored_step(const struct hm_expert_server *server); /* the newest */
 unsigned hm_expert_server_expert_count(const struct hm_expert_server *server);

@@ -202,6 +202,55 @@ static void an_expert_of_another_size_or_optimizer_is_refused_untouched(void **s
     hm_expert_destroy(expert);
 }
 
+/* What is stored is the f32 parameters, so that either dtype can go on with them; the copy that
+ * products are made with follows. */
+static void an_expert_goes_on_in_the_other_dtype(void **state)
+{
+    (void)state;
+    const enum hm_dtype dtypes[] = {HM_F32, HM_BF16};
+    float x[8] = {1, -2, 3, -4, 5, -6, 7, -8}, y[2][8];
+    struct hm_exec exec = {.device = device};
+    assert_ok(device->ops->stream_create(device, &exec.stream));
+    for (unsigned from = 0; from < 2; from++) {
+        struct hm_expert_conf saved = conf, other = conf;
+        saved.dtype = dtypes[from];
+        saved.seed = 99;
+        other.dtype = dtypes[1 - from];
+        struct hm_expert *expert = make(from ? "ffn.8.0" : "ffn.7.0", &saved);
+        struct hm_snapshot *snapshot;
+        assert_ok(hm_snapshot_create(expert, &snapshot));
+        assert_ok(hm_snapshot_take(snapshot, expert));
+        assert_ok(hm_checkpoint_save(dir, snapshot));
+        hm_snapshot_destroy(snapshot);
+        /* what the same parameters compute in the other dtype, and what comes of the checkpoint */
+        other.seed = 99;
+        struct hm_expert *pair[2] = {make(hm_expert_uid(expert), &other)};
+        other.seed = 1;
+        pair[1] = make(hm_expert_uid(expert), &other);
+        void *dedupe;
+        size_t bytes;
+        assert_ok(hm_checkpoint_load(dir, pair[1], &dedupe, &bytes));
+        free(dedupe);
+        assert_ok(device->ops->alloc(device, hm_expert_plan(expert)->scratch_bytes_per_row,
+                                     &exec.scratch));
+        for (unsigned i = 0; i < 2; i++) {
+            struct hm_tensor tx = hm_matrix_f32(x, 1, 8), ty = hm_matrix_f32(y[i], 1, 8);
+            assert_ok(hm_expert_forward(pair[i], &exec, &tx, &ty));
+            float *wanted = array_get(expert, 0), *got = array_get(pair[i], 0);
+            assert_memory_equal(got, wanted,
+                                hm_expert_plan(expert)->parameter_elements * sizeof *got);
+            free(wanted);
+            free(got);
+        }
+        assert_memory_equal(y[0], y[1], sizeof y[0]);
+        device->ops->free(device, &exec.scratch);
+        hm_expert_destroy(pair[0]);
+        hm_expert_destroy(pair[1]);
+        hm_expert_destroy(expert);
+    }
+    device->ops->stream_destroy(exec.stream);
+}
+
 static void a_full_disk_leaves_the_generation_before(void **state)
 {
     (void)state;
@@ -236,6 +285,7 @@ int main(void)
         cmocka_unit_test(two_generations_are_kept),
         cmocka_unit_test(an_expert_of_another_size_or_optimizer_is_refused_untouched),
         cmocka_unit_test(a_full_disk_leaves_the_generation_before),
+        cmocka_unit_test(an_expert_goes_on_in_the_other_dtype),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

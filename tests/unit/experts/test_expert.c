@@ -266,11 +266,11 @@ static void forward_changes_nothing_and_backward_steps_once(void **state)
 /* The gradient that the expert returns and steps by is that of its own forward. */
 static void training_towards_a_target_lowers_the_loss(void **state)
 {
-    (void)state;
     const char *const optimizers[] = {"sgd", "adam", "adamw"};
     for (unsigned o = 0; o < HM_COUNT_OF(optimizers); o++) {
         struct hm_expert_conf conf = ffn_adam;
         conf.optimizer = optimizers[o];
+        conf.dtype = *(const enum hm_dtype *)*state;
         struct bench b;
         bench_init(&b, &conf, 16);
         float target[16 * HIDDEN];
@@ -297,7 +297,9 @@ static void a_strangers_nan_is_his_fault_and_steps_nothing(void **state)
     (void)state;
     const float poison[] = {NAN, INFINITY, -INFINITY};
     const struct hm_expert_conf nop = {.kind = "nop", .hidden = HIDDEN, .optimizer = "sgd"};
-    const struct hm_expert_conf *const confs[] = {&ffn_adam, &nop};
+    struct hm_expert_conf bf16 = ffn_adam;
+    bf16.dtype = HM_BF16;
+    const struct hm_expert_conf *const confs[] = {&ffn_adam, &bf16, &nop};
     for (unsigned k = 0; k < HM_COUNT_OF(confs); k++) {
         for (unsigned i = 0; i < HM_COUNT_OF(poison); i++) {
             struct bench b;
@@ -393,6 +395,75 @@ static void gradients_are_clipped_to_the_norm_and_not_below_it(void **state)
     assert_true(fabs(norm[2] / norm[0] - 1.0) < 1e-5);
 }
 
+/* |a - b| / |b| */
+static double apart(const float *a, const float *b, size_t count)
+{
+    double difference = 0.0, size = 0.0;
+    for (size_t i = 0; i < count; i++) {
+        difference += ((double)a[i] - (double)b[i]) * ((double)a[i] - (double)b[i]);
+        size += (double)b[i] * (double)b[i];
+    }
+    return sqrt(difference / size);
+}
+
+static void a_bf16_expert_computes_what_an_f32_one_does_but_for_the_rounding(void **state)
+{
+    (void)state;
+    struct hm_expert_conf conf = ffn_adam;
+    struct bench f32, bf16;
+    conf.dtype = HM_BF16;
+    bench_init(&f32, &ffn_adam, 16);
+    bench_init(&bf16, &conf, 16);
+    size_t bytes = hm_expert_array_elements(f32.expert) * sizeof(float);
+    assert_memory_equal(hm_expert_array(bf16.expert, 0), hm_expert_array(f32.expert, 0), bytes);
+    assert_ok(hm_expert_forward(f32.expert, &f32.exec, &f32.x, &f32.out));
+    assert_ok(hm_expert_forward(bf16.expert, &bf16.exec, &bf16.x, &bf16.out));
+    double y = apart(bf16.out_data, f32.out_data, 16 * HIDDEN);
+    assert_true(y > 1e-5 && y < 1e-2);
+    assert_ok(hm_expert_backward(f32.expert, &f32.exec, &f32.x, &f32.dy, &f32.out));
+    assert_ok(hm_expert_backward(bf16.expert, &bf16.exec, &bf16.x, &bf16.dy, &bf16.out));
+    double dx = apart(bf16.out_data, f32.out_data, 16 * HIDDEN);
+    /* a value that a rounding takes over ReLU's zero counts in full: a thousandth of them are 3 % */
+    if (!(dx > 1e-5 && dx < 6e-2)) fail_msg("dx differs by %g of its norm", dx);
+    bench_fini(&f32);
+    bench_fini(&bf16);
+}
+
+/* Steps that are far smaller than a bf16 can tell from nothing add up in the f32 parameters. */
+static void small_steps_of_a_bf16_expert_add_up(void **state)
+{
+    (void)state;
+    struct hm_expert_conf conf = ffn_adam;
+    conf.dtype = HM_BF16;
+    conf.rate = 1e-5f;
+    struct bench b;
+    bench_init(&b, &conf, 4);
+    float *before = array_get(b.expert, 0);
+    for (int step = 0; step < 50; step++)
+        assert_ok(hm_expert_backward(b.expert, &b.exec, &b.x, &b.dy, &b.out));
+    float *after = array_get(b.expert, 0);
+    /* of the weights of the last layer, whose gradient is the same each time but for the rounding */
+    size_t first = hm_expert_plan(b.expert)->parameter[8].offset, moved = 0;
+    enum { LAST_WEIGHTS = HIDDEN * 4 * HIDDEN };
+    for (size_t i = first; i < first + LAST_WEIGHTS; i++)
+        moved += fabs((double)after[i] - (double)before[i]) > 40 * 1e-5;
+    assert_true(moved > LAST_WEIGHTS / 3); /* ReLU leaves some without a gradient */
+    free(before);
+    free(after);
+    bench_fini(&b);
+}
+
+static void a_dtype_that_experts_do_not_compute_in_is_refused(void **state)
+{
+    (void)state;
+    struct hm_expert_conf conf = ffn_adam;
+    struct hm_expert *expert = NULL;
+    conf.dtype = HM_F16;
+    assert_status(hm_expert_create(device, "e.0", &conf, &expert), HM_ERR_INVALID);
+    assert_null(expert);
+    assert_non_null(strstr(hm_fail_line(), "f16"));
+}
+
 static void results_are_equal_bit_for_bit_when_repeated(void **state)
 {
     (void)state;
@@ -413,6 +484,8 @@ static void results_are_equal_bit_for_bit_when_repeated(void **state)
     bench_fini(&b);
 }
 
+static const enum hm_dtype dtypes[] = {HM_F32, HM_BF16};
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -424,7 +497,13 @@ int main(void)
         cmocka_unit_test(nop_gives_back_its_rows_and_counts_steps),
         cmocka_unit_test(nop_delay_gives_back_its_rows_and_no_batch_takes_less_than_its_delay),
         cmocka_unit_test(forward_changes_nothing_and_backward_steps_once),
-        cmocka_unit_test(training_towards_a_target_lowers_the_loss),
+        {"training_in_f32_towards_a_target_lowers_the_loss",
+         training_towards_a_target_lowers_the_loss, NULL, NULL, (void *)(uintptr_t)&dtypes[0]},
+        {"training_in_bf16_towards_a_target_lowers_the_loss",
+         training_towards_a_target_lowers_the_loss, NULL, NULL, (void *)(uintptr_t)&dtypes[1]},
+        cmocka_unit_test(a_bf16_expert_computes_what_an_f32_one_does_but_for_the_rounding),
+        cmocka_unit_test(small_steps_of_a_bf16_expert_add_up),
+        cmocka_unit_test(a_dtype_that_experts_do_not_compute_in_is_refused),
         cmocka_unit_test(a_strangers_nan_is_his_fault_and_steps_nothing),
         cmocka_unit_test(a_broken_expert_says_so_and_steps_nothing),
         cmocka_unit_test(gradients_are_clipped_to_the_norm_and_not_below_it),
