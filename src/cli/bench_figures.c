@@ -143,12 +143,22 @@ double bench_figure(const struct bench_figures *figures, enum bench_figure figur
     return (sorted[(count - 1) / 2] + sorted[count / 2]) / 2;
 }
 
+/* From the end of the first round to the end of the last: 0.01 is one per cent. */
+static double growth(const struct bench_figures *figures, enum bench_figure figure)
+{
+    const double *value = figures->value[figure];
+    return value[figures->rounds - 1] / value[0] - 1;
+}
+
 void bench_figures_json(const struct bench_figures *figures, struct hm_json *json)
 {
     for (unsigned i = 0; i < BENCH_FIGURES; i++) {
         double value = bench_figure(figures, i);
         if (!isnan(value)) hm_json_double(json, names[i], value);
     }
+    if (figures->rounds < 2) return;
+    hm_json_double(json, "resident_growth_server", growth(figures, BENCH_RESIDENT_SERVER));
+    hm_json_double(json, "resident_growth_clients", growth(figures, BENCH_RESIDENT_CLIENTS));
 }
 
 void bench_figures_print_stages(const struct bench_figures *figures)
