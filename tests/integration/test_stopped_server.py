@@ -1,11 +1,9 @@
 """A server is stopped (SIGSTOP), or its packets are dropped: nobody closes a connection, only deadlines end calls."""
 
-import os
-import shutil
 import signal
-import subprocess
 
 from hivemind_lab import SLOW, Training, check, checkpoints, gaps, run_test, until
+from hivemind_wire import make_wire
 
 TIMEOUT_S = 1.5 if SLOW == 1 else 3
 AFTER_K_MIN_S = TIMEOUT_S / 5
@@ -122,61 +120,6 @@ def stopped(lab):
 
 
 # ---- cut off --------------------------------------------------------------------------------------------
-
-
-class Wire:
-    """Two network namespaces with a wire between them: `here` 10.71.0.1 and `there` 10.71.0.2; gone with the lab."""
-
-    def __init__(self, lab):
-        self.here, self.there = f'hm{os.getpid()}a', f'hm{os.getpid()}b'
-        for space in (self.here, self.there):
-            self.ip('netns', 'add', space)
-            lab.cleanups.callback(subprocess.run, ['ip', 'netns', 'del', space], check=False)
-        self.ip('-n', self.here, 'link', 'add', 'wire', 'type', 'veth', 'peer', 'name', 'wire', 'netns', self.there)
-        for space, address in ((self.here, '10.71.0.1/24'), (self.there, '10.71.0.2/24')):
-            self.ip('-n', space, 'address', 'add', address, 'dev', 'wire')
-            self.ip('-n', space, 'link', 'set', 'wire', 'up')
-            self.ip('-n', space, 'link', 'set', 'lo', 'up')
-
-    @staticmethod
-    def ip(*arguments):
-        subprocess.run(['ip', *arguments], check=True, capture_output=True, timeout=20)
-
-    def nft(self, text):
-        subprocess.run(
-            ['ip', 'netns', 'exec', self.there, 'nft', '-f', '-'],
-            input=text,
-            text=True,
-            check=True,
-            capture_output=True,
-            timeout=20,
-        )
-
-    def cut(self):
-        """Packets are dropped without a word, as a pulled cable two switches away does."""
-        self.nft(
-            'table inet cut { chain in { type filter hook input priority 0; policy drop; }\n'
-            'chain out { type filter hook output priority 0; policy drop; }\n}\n'
-        )
-
-    def mend(self):
-        self.nft('delete table inet cut\n')
-
-
-def make_wire(lab):
-    """A wire, or why there cannot be one."""
-    if os.geteuid() != 0:
-        return None, 'network namespaces need root'
-    for tool in ('ip', 'nft'):
-        if not shutil.which(tool):
-            return None, f'there is no {tool} (iproute2, nftables)'
-    try:
-        wire = Wire(lab)
-        wire.cut()
-        wire.mend()
-        return wire, None
-    except (subprocess.SubprocessError, OSError) as error:
-        return None, f'this kernel or container has no namespaces for us: {getattr(error, "stderr", None) or error}'
 
 
 def cut_off(lab, wire):

@@ -39,6 +39,8 @@ static const struct setting settings[] = {
     {"TCP_KEEPINTVL", "1s", false},
     {"TCP_KEEPCNT", "3", false},
     {"TCP_CM_REUSEADDR", "y", false},
+    /* Else a peer whose address does not answer stops the loop for as long as SYNs are repeated. */
+    {"TCP_CONN_NB", "y", false},
     /* A receiver with smaller segments is overrun. */
     {"TCP_TX_SEG_SIZE", "8k", true},
     {"TCP_RX_SEG_SIZE", "64k", true},
