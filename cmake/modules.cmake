@@ -36,14 +36,14 @@ function(hm_build_id)
   string(SHA256 digest "${text}")
   string(SUBSTRING "${digest}" 0 8 digest)
   set(HM_BUILD_ID "${PROJECT_VERSION}-${commit}-${digest}" PARENT_SCOPE)
-  set_source_files_properties(${CMAKE_SOURCE_DIR}/src/base/module.c ${CMAKE_SOURCE_DIR}/src/base/module/stub.c
+  set_source_files_properties(${CMAKE_SOURCE_DIR}/src/base/module.c ${CMAKE_SOURCE_DIR}/src/base/module/calls.c
     PROPERTIES COMPILE_DEFINITIONS "HM_BUILD_ID=\"${PROJECT_VERSION}-${commit}-${digest}\"")
 endfunction()
 
 # hm_module(name folder libraries...): src/<folder>/*.c and the stubs become lib/hivemind/<name>.so (base/module.h).
 function(hm_module name folder)
   file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/${folder}/*.c)
-  add_library(hm_module_${name} MODULE ${sources} ${CMAKE_SOURCE_DIR}/src/base/module/stub.c)
+  add_library(hm_module_${name} MODULE ${sources} ${CMAKE_SOURCE_DIR}/src/base/module/calls.c)
   set_target_properties(hm_module_${name} PROPERTIES PREFIX "" OUTPUT_NAME ${name} C_VISIBILITY_PRESET hidden
     LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/lib/hivemind)
   target_include_directories(hm_module_${name} PRIVATE ${CMAKE_SOURCE_DIR}/src)
@@ -59,7 +59,7 @@ endfunction()
 # without the entry, and one that needs a library which is gone.
 function(hm_test_modules)
   set(into ${CMAKE_BINARY_DIR}/lib/modules-for-tests)
-  set(stub ${CMAKE_SOURCE_DIR}/src/base/module/stub.c)
+  set(stub ${CMAKE_SOURCE_DIR}/src/base/module/calls.c)
   add_library(hm_test_gone SHARED ${CMAKE_SOURCE_DIR}/tests/modules/gone.c)
   foreach(name good stale hollow orphan)
     add_library(hm_test_${name} MODULE ${CMAKE_SOURCE_DIR}/tests/modules/${name}.c)

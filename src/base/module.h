@@ -2,7 +2,7 @@
  *
  * A module is <folder>/<name>.so, made by hm_module() in CMake and looked for in HM_MODULE_PATH
  * (folders, ':' between), then in ../lib/hivemind beside the folder of the running program.  Its
- * sources use the ordinary headers of src/: base/module/stub.c, compiled into each module, defines
+ * sources use the ordinary headers of src/: base/module/calls.c, compiled into each module, defines
  * the functions of HM_CORE_TABLE as calls through the table that the core hands over, so that
  * there is one log level, one kept error line and one set of pools in the process.  What is not in
  * the table (and not inline) a module cannot use; extend the table, its version is the build.
@@ -103,7 +103,7 @@ struct hm_module_info {
     const void *ops; /* what it provides: the header of that thing says which struct */
     void (*bind)(const struct hm_core *core);
 };
-/* stub.c's */
+/* calls.c's */
 extern const char hm_module_build[];
 void hm_module_bind(const struct hm_core *core);
 #define HM_MODULE(module_name, module_ops)                                                         \

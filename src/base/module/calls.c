@@ -1,4 +1,4 @@
-/* base/module/stub.c - the core's functions as a module sees them; compiled into every module.
+/* base/module/calls.c - the core's functions as a module sees them; compiled into every module.
  *
  * Owns the module's pointer to the core's table.  Each function of HM_CORE_TABLE is defined here as
  * a call through it; those with variable arguments format here and hand over text.
