@@ -144,6 +144,7 @@ void hm_tcp_ep_up(struct tcp_ep *ep, const struct hm_hello *hello)
 
 static void move(struct tcp_ep *ep, bool receive)
 {
+    hm_tcp_moved(ep);
     if (receive) hm_tcp_receive(ep);
     hm_tcp_receive_callbacks(ep);
     if (ep->state == TCP_HELLO || ep->state == TCP_UP) hm_tcp_send_flush(ep);

@@ -18,8 +18,6 @@
 
 #include <string.h>
 
-#include <openssl/err.h>
-
 enum {
     DIRECT_BYTES_MIN = 1024, /* below this, one more read costs more than a copy */
     /* What a read and a frame cost at least, in bytes of the budget: a peer that sends its bytes
@@ -241,7 +239,7 @@ static size_t read_once(struct tcp_ep *ep)
     if (direct || !hm_list_empty(&ep->pulling)) wanted = hm_frame_wanted(&ep->reader);
     if (!direct && wanted > sizeof tcp->scratch) wanted = sizeof tcp->scratch;
     unsigned updates = ep->tls_messages;
-    ERR_clear_error();
+    hm_tls_forget_errors();
     int result = SSL_read_ex(ep->ssl, into, wanted, &count);
     if (result <= 0) return read_nothing(ep, result, updates);
     tcp->metrics.bytes_received.value += count;

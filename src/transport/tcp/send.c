@@ -12,8 +12,6 @@
 
 #include <string.h>
 
-#include <openssl/err.h>
-
 void hm_tcp_send_init(struct tcp_ep *ep)
 {
     struct hm_link *const lists[] = {&ep->announced, &ep->streaming, &ep->unacked, &ep->finished};
@@ -309,7 +307,7 @@ void hm_tcp_send_flush(struct tcp_ep *ep)
             hm_tcp_turn_soon(ep);
             return;
         }
-        ERR_clear_error();
+        hm_tls_forget_errors();
         int result = SSL_write_ex(ep->ssl, at, bytes, &count);
         if (result <= 0) {
             int events = 0;

@@ -81,6 +81,33 @@ void hm_tcp_turn_soon(struct tcp_ep *ep)
     if (!hm_timer_active(&tcp->turn)) hm_timer_start(tcp->loop, &tcp->turn, 0);
 }
 
+/* ---- the sweep ----------------------------------------------------------------------------- */
+
+#define SWEEP_NS (1 * HM_S)
+
+void hm_tcp_moved(struct tcp_ep *ep)
+{
+    struct tcp *tcp = ep->tcp;
+    ep->moved = true;
+    if (!hm_timer_active(&tcp->sweep) && !tcp->closing)
+        hm_timer_start(tcp->loop, &tcp->sweep, SWEEP_NS);
+}
+
+static void on_sweep(struct hm_timer *timer)
+{
+    struct tcp *tcp = timer->arg;
+    bool again = false;
+    HM_LIST_EACH (link, &tcp->eps) {
+        struct tcp_ep *ep = HM_CONTAINER_OF(link, struct tcp_ep, link);
+        if (ep->moved)
+            again = true;
+        else if (ep->state == TCP_UP)
+            (void)SSL_free_buffers(ep->ssl); /* keeps one that still holds something */
+        ep->moved = false;
+    }
+    if (again) hm_timer_start(tcp->loop, timer, SWEEP_NS);
+}
+
 static void tcp_free(struct tcp *tcp)
 {
     struct hm_link *link;
@@ -106,6 +133,7 @@ static void close_finish(struct tcp *tcp)
 {
     struct hm_metric *metric = &tcp->metrics.bytes_sent;
     hm_timer_stop(tcp->loop, &tcp->turn);
+    hm_timer_stop(tcp->loop, &tcp->sweep);
     for (size_t i = 0; i < sizeof tcp->metrics / sizeof *metric; i++)
         if (metric[i].link.next) hm_metrics_remove(&metric[i]);
     void (*done)(void *arg) = tcp->close_done;
@@ -203,6 +231,7 @@ static struct tcp *tcp_make(const struct hm_transport_conf *conf, struct hm_loop
     tcp->handshake_max = conf->handshake_max;
     tcp->stall_max = 30 * HM_S;
     tcp->turn = (struct hm_timer){.cb = on_turn, .arg = tcp};
+    tcp->sweep = (struct hm_timer){.cb = on_sweep, .arg = tcp};
     tcp->listener.fd = -1;
     tcp->self = *hm_identity_node(conf->identity);
     tcp->has_fabric_key = conf->fabric_key != NULL;

@@ -100,6 +100,7 @@ struct tcp_ep {
     bool expected; /* only `node` will do */
     bool dialled;
     bool resolving, secure, read_more, blocked, say_goodbye;
+    bool moved; /* since the sweep looked */
     struct hm_node_id node;
     struct tcp_dial *dial;
     hm_ns since, deadline;
@@ -160,6 +161,7 @@ struct tcp {
     unsigned ep_count, handshake_count, linger_count;
     struct hm_link turn_eps; /* have something to do in the next turn */
     struct hm_timer turn;
+    struct hm_timer sweep; /* lets go of idle endpoints' TLS buffers; runs while some are not */
     struct hm_link spare_sends, spare_inbounds, chunks;
     struct hm_watch listener;
     struct hm_timer listen_pause;
@@ -183,6 +185,7 @@ static inline struct tcp_ep *tcp_ep_of(struct hm_ep *base)
 }
 
 /* ---- tcp.c */
+void hm_tcp_moved(struct tcp_ep *ep);              /* it is in use: keep its TLS buffers a while */
 void hm_tcp_turn_soon(struct tcp_ep *ep);          /* hm_tcp_ep_turn in the next turn */
 struct tcp_send *hm_tcp_send_get(struct tcp *tcp); /* zeroed; NULL: no memory */
 void hm_tcp_send_put(struct tcp *tcp, struct tcp_send *send);

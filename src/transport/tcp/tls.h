@@ -20,6 +20,9 @@ HM_MUST_CHECK bool hm_tls_binding(SSL *ssl, uint8_t *binding, size_t byte_count)
  * may send key updates, each of which costs us as much as it costs him, within one call of
  * SSL_read. */
 void hm_tls_count(SSL *ssl, unsigned *messages);
+/* Before every SSL call: what another connection left in this thread's queue would be taken for its
+ * own.  Cheap where there is nothing, unlike clearing. */
+void hm_tls_forget_errors(void);
 /* What an SSL call that returned `result` <= 0 means: HM_ERR_BUSY (*events: what to wait for), or
  * why the connection is over: HM_ERR_PEER_RESET, HM_ERR_PEER_UNREACHABLE (the network says so),
  * HM_ERR_PEER_PROTOCOL. */
