@@ -1,5 +1,6 @@
 /* The transport made of two; test code of the suite, see the header. */
 #include "support_joint.h"
+#include "support_networks.h"
 
 #include "base/assert.h"
 #include "base/list.h"
@@ -13,6 +14,7 @@ struct joint {
     struct hm_transport base;
     struct hm_transport *control, *fabric;
     struct hm_transport_sink sink;
+    unsigned network;  /* of the fabric's sockets */
     unsigned closings; /* halves that are not closed yet */
     void (*done)(void *arg);
     void *done_arg;
@@ -32,6 +34,16 @@ struct joint_ep {
 static struct joint *joint_of(struct hm_transport *base)
 {
     return HM_CONTAINER_OF(base, struct joint, base);
+}
+
+/* Around whatever may make a socket of the fabric. */
+static unsigned enter(const struct joint *joint)
+{
+    return joint_parts.networks ? networks_enter(joint->network) : 0;
+}
+static void leave(unsigned was)
+{
+    if (joint_parts.networks) (void)networks_enter(was);
 }
 
 static struct joint_ep *ep_create(struct joint *joint, struct hm_ep *control)
@@ -96,8 +108,10 @@ static void control_up(void *arg, struct hm_ep *control, const struct hm_node_id
     ep->node = *node;
     ep->hello = *hello;
     if (ep->ending) return;
+    unsigned was = enter(joint);
     enum hm_status status =
         joint_parts.fabric->fabric->offer(joint->fabric, node, &ep->ours, &ep->fabric);
+    leave(was);
     if (status != HM_OK) {
         end(ep, status);
         return;
@@ -116,8 +130,10 @@ static void control_message(void *arg, struct hm_ep *control, const void *header
     HM_ASSERT(header_bytes == 5 && in->data);
     enum hm_status status = hm_fabric_offer_decode(in->data, in->bytes, &theirs);
     hm_inbound_drop(in);
+    unsigned was = enter(ep->joint);
     if (status == HM_OK && ep->fabric)
         status = joint_parts.fabric->fabric->accept(ep->fabric, &theirs);
+    leave(was);
     if (status != HM_OK) end(ep, status);
 }
 
@@ -194,7 +210,13 @@ static enum hm_status joint_open(const struct hm_transport_conf *conf, struct hm
     fabric_conf.world = joint_parts.fabric_world ? joint_parts.fabric_world : conf->world;
     enum hm_status status = joint_parts.control->open(conf, loop, &control, &joint->control);
     HM_ASSERT(status == HM_OK);
+    if (joint_parts.networks) {
+        joint->network = joint_parts.first_network++ % 2;
+        loop = networks_loop(loop, joint->network);
+    }
+    unsigned was = enter(joint);
     status = joint_parts.fabric->open(&fabric_conf, loop, &fabric, &joint->fabric);
+    leave(was);
     if (status != HM_OK) return status; /* the case fails with its line */
     *transport = &joint->base;
     return HM_OK;
@@ -254,8 +276,11 @@ static enum hm_status joint_send(struct hm_ep *base, const void *header, size_t 
 {
     struct joint_ep *ep = HM_CONTAINER_OF(base, struct joint_ep, base);
     if (!ep->up) return HM_ERR_PEER_UNREACHABLE;
-    return joint_parts.fabric->send(ep->fabric, header, header_bytes, payload, span_count, done,
-                                    arg);
+    unsigned was = enter(ep->joint);
+    enum hm_status status =
+        joint_parts.fabric->send(ep->fabric, header, header_bytes, payload, span_count, done, arg);
+    leave(was);
+    return status;
 }
 
 struct hm_transport_ops joint_ops = {

@@ -10,6 +10,10 @@
 struct joint_parts {
     const struct hm_transport_ops *control, *fabric;
     void *fabric_world; /* conf.world of the fabric; the control transport gets the suite's */
+    /* The nodes' fabrics lie in network 0, 1, 0, ... (support_networks.h), counted from
+     * first_network; the control transport stays where the process is. */
+    bool networks;
+    unsigned first_network;
 };
 /* Set before the first node is opened. */
 extern struct joint_parts joint_parts;

@@ -1,6 +1,7 @@
-/* ucx is a transport: the suite over shared memory, then over UCX's own TCP on loopback, with tcp as
- * the control connection.  Skipped where the module is not there. */
+/* ucx is a transport: the suite over shared memory, over UCX's own TCP on loopback and between two
+ * networks, with tcp as the control connection.  Skipped where the module is not there. */
 #include "support_joint.h"
+#include "support_networks.h"
 #include "support_real.h"
 #include "support_ucx_attack.h"
 
@@ -109,6 +110,7 @@ static int module_find(void)
     if (hm_module_load("ucx", &ops) != HM_OK) return 77;
     options.tcp = strstr(getenv("HM_UCX_TLS"), "tcp") != NULL;
     options.piece_bytes = strtoull(getenv("HM_TEST_PIECE_BYTES"), NULL, 10);
+    parts.networks = getenv("HM_TEST_NETWORKS") != NULL;
     parts.fabric = ops;
     joint_begin(&parts);
     return 0;
@@ -230,10 +232,90 @@ static int suite_over(const char *name, const char *transports, const char *piec
     return failed;
 }
 
+/* ---- between two networks -------------------------------------------------------------------- */
+
+static void a_cut_cable_delays_loses_nothing_and_is_not_down(void **state)
+{
+    struct suite *suite = *state;
+    struct node *a = node_open(suite, NULL), *b = node_open(suite, NULL);
+    struct end *at_a, *at_b;
+    nodes_connect(a, b, &at_a, &at_b);
+    networks_cable(false);
+    unsigned count = 20;
+    b->arg = &count;
+    for (unsigned i = 0; i < count; i++)
+        while (end_send(at_a, i, 3000, 1) == HM_ERR_BUSY) suite_let_pass(suite, HM_MS);
+    suite_let_pass(suite, 500 * HM_MS);
+    assert_int_equal(b->messages, 0);
+    assert_int_equal(at_a->downs + at_b->downs, 0); /* deadlines are the caller's */
+    networks_cable(true);
+    await(suite, node_has_verified, b);
+    suite_finish(suite);
+}
+
+static void a_peer_behind_a_cut_cable_can_be_left(void **state)
+{
+    struct suite *suite = *state;
+    struct node *a = node_open(suite, &(struct node_conf){.take = TAKE_HOLD});
+    struct node *b = node_open(suite, &(struct node_conf){.take = TAKE_HOLD});
+    struct end *at_a, *at_b;
+    nodes_connect(a, b, &at_a, &at_b);
+    networks_cable(false);
+    for (unsigned i = 0; i < 20; i++)
+        while (end_send(at_a, i, MIB, 1) == HM_ERR_BUSY) suite_let_pass(suite, HM_MS);
+    suite_let_pass(suite, 50 * HM_MS);
+    assert_true(a->ops_open > 0);
+    end_disconnect(at_a);
+    await(suite, end_is_down, at_a);
+    assert_status(at_a->why, HM_ERR_CANCELED);
+    assert_int_equal(a->ops_open, 0);
+    networks_cable(true);
+    suite_finish(suite);
+}
+
+/* In a process of its own, since it leaves its network. */
+static int suite_between_networks(const struct hm_ucx_options *given)
+{
+    (void)given;
+    struct provider provider = ucx_provider;
+    if (!networks_make()) return 77;
+    choose("tcp", "0");
+    setenv("HM_UCX_NET_DEVICES", "eth0", 1);
+    if (module_find() != 0) return 1;
+    provider.name = "ucx-tcp between networks";
+    provider.bulk_bytes = suite_bulk_bytes();
+    int failed = suite_main(&provider, 1);
+    chosen = &provider;
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(a_cut_cable_delays_loses_nothing_and_is_not_down, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(a_peer_behind_a_cut_cable_can_be_left, setup, teardown),
+    };
+    failed += cmocka_run_group_tests_name("ucx-tcp cut", tests, NULL, NULL);
+    uint64_t through = networks_bytes();
+    if (through < provider.bulk_bytes / 2) {
+        printf("only %llu bytes came through the cable\n", (unsigned long long)through);
+        failed++;
+    }
+    fflush(NULL);
+    return failed > 0;
+}
+
+static int networks_result(void)
+{
+    const char *only = getenv("HM_TEST_UCX_ONLY");
+    if (only && strcmp(only, "ucx-networks") != 0) return 0;
+    fflush(NULL);
+    int result = in_child(suite_between_networks, &options);
+    if (result == 77) printf("SKIP: ucx-tcp between networks: namespaces need root\n");
+    return result != 0 && result != 77;
+}
+
 int main(int argc, char **argv)
 {
     if (argc == 4 && strcmp(argv[1], "--puppet") == 0) {
-        if (module_find() != 0) return 5;
+        if (module_find() != 0 || (parts.networks && !networks_inherit())) return 5;
+        joint_parts.first_network = 1; /* the case's own first node is in 0 */
         return real_puppet_main(&ucx_provider, argv[2], argv[3]);
     }
     if (argc == 4 && strcmp(argv[1], "--attack") == 0) return ucx_attack_main(argv[2], argv[3]);
@@ -246,6 +328,7 @@ int main(int argc, char **argv)
     int failed = suite_over("ucx-shm", "posix,cma", "0");
     failed += suite_over("ucx-tcp", "tcp", "0");
     failed += suite_over("ucx-shm-rendezvous", "posix,cma", "262144");
+    failed += networks_result();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(tcp_that_nobody_asked_for_is_refused),
         cmocka_unit_test(devices_that_are_not_there_are_refused),
