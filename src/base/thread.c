@@ -158,6 +158,20 @@ static void futex(struct hm_event *event, int operation, uint32_t value,
                   0);
 }
 
+/* ThreadSanitizer keeps a signal from a thread until that calls something that it intercepts, which
+ * a bare system call is not: a thread that waits for a signal's work would never see the signal. */
+static void futex_wait(struct hm_event *event, const struct timespec *timeout)
+{
+#ifdef __SANITIZE_THREAD__
+    static const struct timespec often = {.tv_nsec = 20 * HM_MS}, now = {0};
+    bool sooner = timeout && timeout->tv_sec == 0 && timeout->tv_nsec < often.tv_nsec;
+    futex(event, FUTEX_WAIT, SLEPT_ON, sooner ? timeout : &often);
+    (void)nanosleep(&now, NULL);
+#else
+    futex(event, FUTEX_WAIT, SLEPT_ON, timeout);
+#endif
+}
+
 void hm_event_set(struct hm_event *event)
 {
     if (atomic_exchange_explicit(&event->state, SET, memory_order_release) == SLEPT_ON)
@@ -179,7 +193,7 @@ static bool event_take(struct hm_event *event)
 
 void hm_event_wait(struct hm_event *event)
 {
-    while (!event_take(event)) futex(event, FUTEX_WAIT, SLEPT_ON, NULL);
+    while (!event_take(event)) futex_wait(event, NULL);
 }
 
 bool hm_event_wait_for(struct hm_event *event, hm_ns duration)
@@ -195,7 +209,7 @@ bool hm_event_wait_for(struct hm_event *event, hm_ns duration)
         }
         struct timespec left = {.tv_sec = (time_t)((until - now) / HM_S),
                                 .tv_nsec = (long)((until - now) % HM_S)};
-        futex(event, FUTEX_WAIT, SLEPT_ON, &left);
+        futex_wait(event, &left);
     }
     return true;
 }
