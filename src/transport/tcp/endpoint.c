@@ -136,6 +136,7 @@ void hm_tcp_ep_up(struct tcp_ep *ep, const struct hm_hello *hello)
     handshake_forget(ep);
     hm_timer_stop(ep->tcp->loop, &ep->timer);
     ep->state = TCP_UP;
+    (void)SSL_clear_mode(ep->ssl, SSL_MODE_RELEASE_BUFFERS);
     ep->known = true;
     sink->up(sink->arg, &ep->base, &ep->node, hello);
 }

@@ -57,9 +57,10 @@ static bool profile_set(SSL_CTX *ctx)
 {
     SSL_CTX_set_options(ctx, SSL_OP_NO_TICKET | SSL_OP_NO_COMPRESSION | SSL_OP_NO_RENEGOTIATION |
                                  SSL_OP_IGNORE_UNEXPECTED_EOF | SSL_OP_CIPHER_SERVER_PREFERENCE);
-    /* Not SSL_MODE_RELEASE_BUFFERS, which asks the heap for 80 KiB with every small call: tcp.c lets
-     * go of the buffers of connections that are idle. */
-    SSL_CTX_set_mode(ctx, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
+    /* Strangers hold no buffers while they say nothing.  A connection that is up loses the mode, which
+     * asks the heap for 80 KiB with every small call: tcp.c lets go of the buffers of idle ones. */
+    SSL_CTX_set_mode(ctx, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER |
+                              SSL_MODE_RELEASE_BUFFERS);
     /* Without it a read ends at a message that is not data, and the loop goes on to others. */
     SSL_CTX_clear_mode(ctx, SSL_MODE_AUTO_RETRY);
     SSL_CTX_set_session_cache_mode(ctx, SSL_SESS_CACHE_OFF);
