@@ -19,6 +19,7 @@ FIGURES = {
     *('calls_failed', 'stage_queue_us', 'stage_wire_us', 'stage_admit_us', 'stage_batch_wait_us', 'stage_compute_us'),
     *('stage_reply_us', 'stage_return_us'),
 }
+TRANSPORT = {'mean_us', 'p50_us', 'p99_us', 'p999_us', 'messages_per_second', 'megabytes_per_second'}
 LIMIT = {'limit', 'ratio', 'limit_by'}
 
 
@@ -107,6 +108,21 @@ def without_the_others(lab):
     check(result.code == 1 and not result.out and 'ucx' in result.err, 'ucx needs its module', (result.code, result.err))
 
 
+def transport(lab, name, raw):
+    """A payload that comes with its message, and one that is pulled; a line of JSON for each."""
+    arguments = ['bench', 'transport', '--transport', name, '--size', '8,100K', '--seconds', '100ms', '--no-perftest']
+    result = lab.run(*arguments, '--json', seconds=60 * SLOW)
+    check(result.code == 0, f'{name} alone runs', (result.code, result.err))
+    lines = [json.loads(line) for line in result.out.splitlines()]
+    check([line['bytes'] for line in lines] == [8, 100 << 10], '... each size once', result.out)
+    for line in lines:
+        for figures in (line, line['limit'], line['ratio']):
+            wrong = [key for key in TRANSPORT if not (isinstance(figures[key], (int, float)) and figures[key] > 0)]
+            check(not wrong, f'... with figures for {line["bytes"]} bytes, beside {raw}', (wrong, figures))
+    result = lab.run(*arguments, seconds=60 * SLOW)
+    check(result.code == 0 and f'perf-{raw}' in result.out and '102400' in result.out, '... a table for people', result.out)
+
+
 def wrong_arguments(lab):
     for arguments, words in (
         ([], ['throughput', '--help']),
@@ -121,6 +137,11 @@ def wrong_arguments(lab):
         (['latency', '--clients', '4'], ['--clients']),
         (['latency', '--transport', 'smoke'], ['smoke', 'tcp', 'ucx']),
         (['latency', '--seconds', '3'], ['--seconds']),
+        (['transport', '--size', '8,x'], ['8,x', '--size']),
+        (['transport', '--size', '300M'], ['300M']),
+        (['transport', '--transport', 'smoke'], ['smoke', 'tcp', 'ucx']),
+        (['transport', '--transport', 'tcp', '--wait', 'busy'], ['busy', 'ucx']),
+        (['transport', '--wait', 'lazily'], ['lazily', 'wakeup']),
     ):
         result = lab.run('bench', *arguments)
         said = (result.code, result.out, result.err)
@@ -132,6 +153,7 @@ def test(lab):
     wrong_arguments(lab)
     latency(lab, 'tcp', 'raw_tls_echo')
     throughput(lab, 'tcp', 'raw_tls_echo')
+    transport(lab, 'tcp', 'raw_tls_echo')
     training(lab)
     for_people(lab)
     without_the_others(lab)
@@ -140,6 +162,7 @@ def test(lab):
         return
     latency(lab, 'ucx', 'raw_ucx_echo')
     throughput(lab, 'ucx', 'raw_ucx_echo')
+    transport(lab, 'ucx', 'raw_ucx_echo')
 
 
 run_test(test)
