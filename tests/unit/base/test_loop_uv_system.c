@@ -1,55 +1,20 @@
 /* tests/unit/base/test_loop_uv_system.c - signals and names on the real loop. */
-#include "test.h"
-
-#include "base/loop_uv.h"
+#include "support_loop.h"
 
 #include <arpa/inet.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <unistd.h>
 
-struct fixture {
-    struct hm_loop *loop;
-    struct hm_timer guard;
-    bool guard_fired;
-};
-
-static void on_guard(struct hm_timer *timer)
+static void run(struct loop_fixture *f)
 {
-    struct fixture *f = timer->arg;
-    f->guard_fired = true;
-    hm_loop_uv_stop(f->loop);
-}
-
-static int setup(void **state)
-{
-    struct fixture *f = calloc(1, sizeof *f);
-    if (!f || hm_loop_uv_create(1, &f->loop) != HM_OK) return -1;
-    f->guard = (struct hm_timer){.cb = on_guard, .arg = f};
-    *state = f;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    struct fixture *f = *state;
-    hm_loop_uv_destroy(f->loop);
-    free(f);
-    return 0;
-}
-
-static void run(struct fixture *f)
-{
-    hm_timer_start(f->loop, &f->guard, 60 * HM_S);
-    hm_loop_uv_run(f->loop);
-    hm_timer_stop(f->loop, &f->guard);
-    assert_false(f->guard_fired);
+    loop_run(f, 60 * HM_S);
 }
 
 /* ---- signals ------------------------------------------------------------- */
 
 struct catcher {
-    struct fixture *fixture;
+    struct loop_fixture *fixture;
     struct hm_signal signal;
     int number, calls;
     bool stop_itself;
@@ -66,7 +31,7 @@ static void on_signal(struct hm_signal *signal, int number)
 
 static void a_signal_arrives_as_a_callback(void **state)
 {
-    struct fixture *f = *state;
+    struct loop_fixture *f = *state;
     struct catcher catcher = {.fixture = f};
     catcher.signal = (struct hm_signal){.cb = on_signal, .arg = &catcher};
     assert_ok(hm_loop_uv_signal_start(f->loop, &catcher.signal, SIGUSR1));
@@ -80,7 +45,7 @@ static void a_signal_arrives_as_a_callback(void **state)
 
 static void a_signal_may_be_stopped_in_its_callback(void **state)
 {
-    struct fixture *f = *state;
+    struct loop_fixture *f = *state;
     struct catcher catcher = {.fixture = f, .stop_itself = true};
     catcher.signal = (struct hm_signal){.cb = on_signal, .arg = &catcher};
     assert_ok(hm_loop_uv_signal_start(f->loop, &catcher.signal, SIGUSR2));
@@ -92,7 +57,7 @@ static void a_signal_may_be_stopped_in_its_callback(void **state)
 
 static void a_signal_that_cannot_be_caught_is_a_status(void **state)
 {
-    struct fixture *f = *state;
+    struct loop_fixture *f = *state;
     struct hm_signal signal = {.cb = on_signal};
     assert_status(hm_loop_uv_signal_start(f->loop, &signal, SIGKILL), HM_ERR_INVALID);
     assert_null(signal.impl);
@@ -101,7 +66,7 @@ static void a_signal_that_cannot_be_caught_is_a_status(void **state)
 /* ---- names --------------------------------------------------------------- */
 
 struct asker {
-    struct fixture *fixture;
+    struct loop_fixture *fixture;
     struct hm_resolve resolve;
     enum hm_status status;
     int calls;
@@ -115,14 +80,14 @@ static void on_resolved(struct hm_resolve *resolve, enum hm_status status)
     hm_loop_uv_stop(asker->fixture->loop);
 }
 
-static struct asker asker_of(struct fixture *f)
+static struct asker asker_of(struct loop_fixture *f)
 {
     return (struct asker){.fixture = f, .resolve = {.cb = on_resolved}};
 }
 
 static void an_address_in_digits_is_answered_but_not_inside_the_call(void **state)
 {
-    struct fixture *f = *state;
+    struct loop_fixture *f = *state;
     struct asker asker = asker_of(f);
     asker.resolve.arg = &asker;
     assert_ok(hm_loop_uv_resolve(f->loop, &asker.resolve, "192.0.2.7", 4242));
@@ -149,7 +114,7 @@ static void an_address_in_digits_is_answered_but_not_inside_the_call(void **stat
 
 static void localhost_is_looked_up_and_carries_the_port(void **state)
 {
-    struct fixture *f = *state;
+    struct loop_fixture *f = *state;
     struct asker asker = asker_of(f);
     asker.resolve.arg = &asker;
     assert_ok(hm_loop_uv_resolve(f->loop, &asker.resolve, "localhost", 99));
@@ -169,7 +134,7 @@ static void localhost_is_looked_up_and_carries_the_port(void **state)
 
 static void a_name_that_does_not_exist_is_not_found(void **state)
 {
-    struct fixture *f = *state;
+    struct loop_fixture *f = *state;
     struct asker asker = asker_of(f);
     asker.resolve.arg = &asker;
     /* A label over 63 bytes exists nowhere, and no resolver is asked for it. */
@@ -189,7 +154,7 @@ static void a_name_that_does_not_exist_is_not_found(void **state)
 
 static void a_canceled_resolution_is_told_once_and_not_inside_the_call(void **state)
 {
-    struct fixture *f = *state;
+    struct loop_fixture *f = *state;
     static const char *const hosts[] = {"127.0.0.1", "localhost", "hivemind.invalid"};
     for (size_t i = 0; i < sizeof hosts / sizeof hosts[0]; i++) {
         struct asker *asker = malloc(sizeof *asker);
@@ -210,7 +175,7 @@ static void a_canceled_resolution_is_told_once_and_not_inside_the_call(void **st
 
 static void canceling_what_is_over_does_nothing(void **state)
 {
-    struct fixture *f = *state;
+    struct loop_fixture *f = *state;
     struct asker asker = asker_of(f);
     asker.resolve.arg = &asker;
     hm_loop_uv_resolve_cancel(f->loop, &asker.resolve);
@@ -224,7 +189,7 @@ static void canceling_what_is_over_does_nothing(void **state)
 static void too_many_at_once_are_busy(void **state)
 {
     enum { MANY = 257 };
-    struct fixture *f = *state;
+    struct loop_fixture *f = *state;
     static struct asker askers[MANY];
     int accepted = 0;
     for (int i = 0; i < MANY; i++) {
@@ -241,7 +206,6 @@ static void too_many_at_once_are_busy(void **state)
 
 int main(void)
 {
-#define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
         CASE(a_signal_arrives_as_a_callback),
         CASE(a_signal_may_be_stopped_in_its_callback),
