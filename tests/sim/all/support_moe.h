@@ -85,6 +85,10 @@ void moe_server_open(struct moe_swarm *swarm,
 void moe_server_host(struct moe_server *server, const char *uid);
 void moe_server_declare(struct moe_server *server, bool experts, bool withdraw); /* and waits */
 void moe_server_crash(struct moe_server *server);
+/* How it answers calls and questions. */
+void moe_server_methods(struct moe_server *server, struct hm_method methods[2]);
+/* NULL: it does not host that. */
+struct moe_expert *moe_server_find(struct moe_server *server, const char *uid);
 struct moe_expert *moe_expert(struct moe_swarm *swarm, const char *uid, struct moe_server **server);
 /* What the expert computes: y[i] = a x[i] + b x[i + 1], a and b by its uid; and its gradient. */
 void moe_expert_forward(const struct hm_uid *uid, const float *x, float *y);
