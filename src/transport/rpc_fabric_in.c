@@ -5,7 +5,7 @@
  *
  * Happy path: a number that is new goes to its handler with an inbound of ours in front of the
  * wire's; when the user has pulled or dropped it, it counts as taken, and the sender is told (ACK:
- * after 32, or 5 ms) so that it lets go of its copy.
+ * after 32, or 100 ms, or 5 ms if much memory waits for it) so that it lets go of its copy.
  * Failure modes: the path breaks during a pull, or before: the user's pull waits, and is filled by
  * what the sender sends again over the connection.  What was taken before and comes again is
  * dropped.  The sender does not need it any more (VOID): the pull ends with HM_ERR_CANCELED.  The
@@ -13,8 +13,11 @@
  * Invariant: fast->inbounds are exactly the numbers that are seen and not taken. */
 #include "transport/rpc_fast.h"
 
-enum { ACK_AFTER = 32 };
-#define ACK_DELAY (5 * HM_MS)
+enum { ACK_AFTER = 32, ACK_BYTES = 64 << 10 };
+/* An ACK is a message of its own, and wakes up somebody who has nothing else to do: a caller with one
+ * call at a time would be woken twice for each. */
+#define ACK_DELAY      (100 * HM_MS)
+#define ACK_DELAY_MUCH (5 * HM_MS)
 
 static void in_pull(struct hm_inbound *base);
 
@@ -45,6 +48,7 @@ void hm_fast_in_reset(struct hm_fast *fast, uint64_t attempt)
     fast->attempt_in = attempt;
     fast->low = 0;
     fast->taken_untold = 0;
+    fast->taken_bytes_untold = 0;
     fast->taken_beyond = 0;
     memset(fast->seen, 0, sizeof fast->seen);
     memset(fast->taken, 0, sizeof fast->taken);
@@ -76,14 +80,17 @@ void hm_fast_ack(struct hm_fast *fast)
             fast->blocked = true;
         else
             fast->conn->blocked = true;
-        hm_timer_start(rpc->loop, &fast->ack, ACK_DELAY);
+        hm_timer_start(rpc->loop, &fast->ack, ACK_DELAY_MUCH);
         return;
     }
     fast->taken_untold = 0;
+    fast->taken_bytes_untold = 0;
 }
 
-static void taken(struct hm_fast *fast, uint64_t number)
+/* `bytes` of payload that the sender keeps until it is told. */
+static void taken(struct hm_fast *fast, uint64_t number, size_t bytes)
 {
+    struct hm_loop *loop = fast->rpc->loop;
     bit_set(fast->taken, number, true);
     fast->taken_beyond++;
     while (bit(fast->taken, fast->low)) {
@@ -92,10 +99,16 @@ static void taken(struct hm_fast *fast, uint64_t number)
         fast->low++;
         fast->taken_beyond--;
     }
-    if (++fast->taken_untold >= ACK_AFTER)
+    fast->taken_bytes_untold += bytes;
+    if (++fast->taken_untold >= ACK_AFTER) {
         hm_fast_ack(fast);
-    else if (!hm_timer_active(&fast->ack))
-        hm_timer_start(fast->rpc->loop, &fast->ack, ACK_DELAY);
+        return;
+    }
+    /* Without the path the sender also waits for it with its next attempt. */
+    bool much = fast->taken_bytes_untold >= ACK_BYTES || fast->state != HM_FAST_UP;
+    hm_ns delay = much ? ACK_DELAY_MUCH : ACK_DELAY;
+    if (!hm_timer_active(&fast->ack) || (much && fast->ack.due > hm_loop_now(loop) + delay))
+        hm_timer_start(loop, &fast->ack, delay);
 }
 
 /* ---- inbounds */
@@ -105,7 +118,7 @@ static void in_free(struct hm_fast_in *in)
     struct hm_rpc *rpc = in->rpc;
     struct hm_fast *fast = in->fast;
     hm_list_remove(&in->link);
-    if (fast) taken(fast, in->number);
+    if (fast) taken(fast, in->number, in->base.bytes);
     hm_slots_give(&rpc->fast_in_slots, in);
     hm_rpc_settle(rpc);
 }
@@ -226,7 +239,7 @@ static void receive_new(struct hm_conn *conn, const struct hm_rpc_header *header
     if (header->kind == HM_RPC_VOID || header->kind == HM_RPC_CANCEL) {
         hm_inbound_drop(real);
         bit_set(fast->seen, number, true);
-        taken(fast, number);
+        taken(fast, number, 0);
         if (header->kind == HM_RPC_CANCEL) hm_request_receive_cancel(conn, header->id);
         return;
     }

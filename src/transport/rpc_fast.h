@@ -48,6 +48,7 @@ struct hm_fast {
     uint64_t attempt_in, low;
     uint64_t seen[HM_FAST_WINDOW_WORDS], taken[HM_FAST_WINDOW_WORDS];
     unsigned taken_beyond, taken_untold; /* bits in `taken`; not acknowledged yet */
+    size_t taken_bytes_untold;           /* payloads of these */
     struct hm_link inbounds;             /* of hm_fast_in: seen, not taken */
 
     bool heard, ping_out, pong_due;
