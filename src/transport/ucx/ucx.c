@@ -194,10 +194,12 @@ static bool before_sleep(struct hm_hook *hook)
             close_finish(ucx);
             return false; /* done may have changed anything */
         }
-        if (moved > 0 || !hm_list_empty(&ucx->turn_eps))
+        if (moved > 0 || !hm_list_empty(&ucx->turn_eps)) {
             ucx->idle = 0;
-        else if (settle(ucx))
-            return true;
+        } else {
+            if (!loop->ops->stay(loop)) return false; /* it does not sleep: no need to arm */
+            if (settle(ucx)) return true;
+        }
         work += 1 + moved;
         if (work < LOOKS_A_CLOCK) continue;
         work = 0;
