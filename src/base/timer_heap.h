@@ -5,8 +5,13 @@
 
 #include "base/loop.h"
 
+struct hm_timer_slot { /* with its key: comparing must not fetch every timer that it passes */
+    hm_ns due;
+    uint64_t order;
+    struct hm_timer *timer;
+};
 struct hm_timer_heap {
-    struct hm_timer **slot;
+    struct hm_timer_slot *slot;
     uint32_t count, capacity;
     uint64_t order_next;
 };
