@@ -122,10 +122,12 @@ size_t hm_call_table_bytes(const struct hm_call_part *parts, unsigned part_count
     return round_up(bytes, HM_CALL_ALIGN);
 }
 
+static const uint8_t zeros[HM_CALL_ALIGN];
+
 static void pad(struct hm_writer *writer, size_t start, size_t to)
 {
     size_t count = hm_writer_count(writer) - start;
-    for (size_t rest = round_up(count, to) - count; rest > 0; rest--) hm_write_u8(writer, 0);
+    hm_write_bytes(writer, zeros, round_up(count, to) - count);
 }
 
 void hm_call_table_encode(const struct hm_call_part *parts, unsigned part_count,
@@ -151,11 +153,9 @@ void hm_call_table_encode(const struct hm_call_part *parts, unsigned part_count,
 /* Skips zeros up to a multiple of `to` from the table's start. */
 static bool read_pad(struct hm_reader *reader, const uint8_t *start, size_t to)
 {
-    size_t count = (size_t)(reader->at - start);
-    for (size_t rest = round_up(count, to) - count; rest > 0; rest--) {
-        if (hm_read_u8(reader) != 0) return false;
-    }
-    return hm_reader_ok(reader);
+    size_t count = (size_t)(reader->at - start), rest = round_up(count, to) - count;
+    const void *bytes = hm_read_bytes(reader, rest);
+    return bytes && memcmp(bytes, zeros, rest) == 0;
 }
 
 static bool indices_fit(const uint32_t *index, uint32_t count, uint32_t row_count)
