@@ -90,6 +90,14 @@ static void call(struct pair *pair, uint16_t method, hm_ns after, enum hm_status
     assert_int_equal(made.replies, wanted == HM_OK);
 }
 
+/* The call waits at the server, and the fast path has come up long ago. */
+static void hold(struct pair *pair, struct rpc_call *held)
+{
+    rpc_call_init(held, &pair->client, HOLD, 60 * HM_S);
+    assert_ok(hm_rpc_call(pair->peer, &held->call));
+    hm_world_run_for(pair->world, 4 * HM_S);
+}
+
 /* ---- claims */
 
 static void peers_of_one_key_meet_on_the_fabric_and_nothing_goes_over_the_connection(void **state)
@@ -201,9 +209,7 @@ static void a_lost_fabric_falls_back_and_is_tried_again(void **state)
         struct pair pair;
         struct rpc_call held;
         pair_open(&pair, seed);
-        rpc_call_init(&held, &pair.client, HOLD, 60 * HM_S);
-        assert_ok(hm_rpc_call(pair.peer, &held.call));
-        hm_world_run_for(pair.world, 4 * HM_S);
+        hold(&pair, &held);
         expect_path(pair.peer, true, "");
         assert_int_equal(pair.service.held_count, 1);
         hm_net_cut_both(pair.world, FABRIC + 1, FABRIC + 2, true); /* silently */
@@ -274,9 +280,7 @@ static void a_connection_that_goes_takes_its_fast_path_and_its_calls_with_it(voi
         struct pair pair;
         struct rpc_call held;
         pair_open(&pair, seed);
-        rpc_call_init(&held, &pair.client, HOLD, 60 * HM_S);
-        assert_ok(hm_rpc_call(pair.peer, &held.call));
-        hm_world_run_for(pair.world, 4 * HM_S);
+        hold(&pair, &held);
         hm_net_break(pair.world, 1, 2);
         assert_true(hm_world_run_while_not(pair.world, &held.done, HM_S));
         assert_status(held.status, HM_ERR_PEER_RESET);

@@ -229,6 +229,20 @@ static void scene_close(struct scene *scene)
     hm_world_destroy(scene->world);
 }
 
+/* The server calls the insider, who answers none of its offers. */
+static struct hm_peer *call_deaf_insider(struct scene *scene, struct rpc_call *call, hm_ns after)
+{
+    struct insider *insider = &scene->insider;
+    struct hm_addrs addrs = {.count = 1, .addr = {{"sim:3"}}};
+    struct hm_peer *peer;
+    insider->is_deaf = true;
+    assert_ok(
+        hm_peer_get(scene->server.rpc, hm_identity_node(insider->raw.identity), &addrs, &peer));
+    rpc_call_init(call, &scene->server, ECHO, after);
+    assert_ok(hm_rpc_call(peer, &call->call));
+    return peer;
+}
+
 /* ---- claims */
 
 static void who_has_not_proved_the_key_reaches_nothing_of_the_fabric(void **state)
@@ -271,13 +285,7 @@ static void a_second_offer_in_one_attempt_costs_the_connection(void **state)
         struct rpc_call call;
         scene_open(&scene, seed, fabric_key_a);
         struct insider *insider = &scene.insider;
-        insider->is_deaf = true;
-        struct hm_addrs addrs = {.count = 1, .addr = {{"sim:3"}}};
-        struct hm_peer *peer;
-        assert_ok(
-            hm_peer_get(scene.server.rpc, hm_identity_node(insider->raw.identity), &addrs, &peer));
-        rpc_call_init(&call, &scene.server, ECHO, 3 * HM_S);
-        assert_ok(hm_rpc_call(peer, &call.call));
+        struct hm_peer *peer = call_deaf_insider(&scene, &call, 3 * HM_S);
         hm_world_run_for(scene.world, 200 * HM_MS);
         assert_int_equal(insider->offers, 1);
         offer_make(insider);
@@ -416,14 +424,8 @@ static void a_node_that_never_answers_an_offer_costs_its_callers_two_seconds(voi
     struct rpc_call call;
     scene_open(&scene, 9, fabric_key_a);
     struct insider *insider = &scene.insider;
-    insider->is_deaf = true;
-    struct hm_addrs addrs = {.count = 1, .addr = {{"sim:3"}}};
-    struct hm_peer *peer;
-    assert_ok(
-        hm_peer_get(scene.server.rpc, hm_identity_node(insider->raw.identity), &addrs, &peer));
     hm_ns began = hm_loop_now(hm_world_loop(scene.world));
-    rpc_call_init(&call, &scene.server, ECHO, 10 * HM_S);
-    assert_ok(hm_rpc_call(peer, &call.call));
+    struct hm_peer *peer = call_deaf_insider(&scene, &call, 10 * HM_S);
     while (insider->raw.last.kind != HM_RPC_REQUEST) {
         hm_world_run_for(scene.world, 10 * HM_MS);
         assert_true(hm_loop_now(hm_world_loop(scene.world)) - began < 3 * HM_S);
