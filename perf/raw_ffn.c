@@ -8,7 +8,7 @@
  *
  * forward: that.  train: that, its gradients to parameters and input, and Adam as one pass over
  * the parameters.  adam: the pass alone, over as many parameters.
- * --rows 32x5,64x1: five batches of 32 rows and one of 64 in turn; the figure is theirs together.
+ * --rows 32x5,64x1: five batches of 32 rows and one of 64; the figure is theirs together.
  * plain:   weights [out, in], dnnl_sgemm.
  * padded:  weights [in, out + 16], dnnl_sgemm: rows a power of two apart share their cache sets.
  * packed:  matmul primitives, weights in the layout that they ask for (format any), kept twice
@@ -475,33 +475,44 @@ static void train(struct model *model, const struct sized *s)
 
 /* ---- runs ------------------------------------------------------------------------------------- */
 
-static void round_of(struct model *model)
+static void batch_of(struct model *model, int size)
 {
-    if (strcmp(option.pass, "adam") == 0) {
+    if (strcmp(option.pass, "adam") == 0)
         adam(model);
-        return;
-    }
-    for (int i = 0; i < option.sizes; i++)
-        for (int k = 0; k < option.count[i]; k++)
-            model->train ? train(model, &model->sized[i]) : forward(model, &model->sized[i]);
+    else if (model->train)
+        train(model, &model->sized[size]);
+    else
+        forward(model, &model->sized[size]);
 }
 
-/* Seconds a round, over at least `seconds`; the first is not counted. */
-static double measure(struct model *model, double seconds, int *rounds)
+/* Seconds of a batch of one size, over at least `seconds`; the first is not counted. */
+static double measure_size(struct model *model, int size, double seconds)
 {
-    round_of(model);
+    int batches = 0;
+    batch_of(model, size);
     double start = now(), end = start;
-    for (*rounds = 0; *rounds < 2 || end < start + seconds; (*rounds)++) {
-        round_of(model);
+    for (; batches < 2 || end < start + seconds; batches++) {
+        batch_of(model, size);
         end = now();
     }
-    return (end - start) / *rounds;
+    return (end - start) / batches;
 }
 
-/* The fastest layout in a trial of a tenth of the time each; -1: none works here. */
+/* Seconds of all batches of the list; each size gets its share of the time, by its rows. */
+static double measure(struct model *model, double seconds)
+{
+    double total = 0, rows = 0;
+    for (int i = 0; i < option.sizes; i++) rows += (double)option.rows[i] * option.count[i];
+    for (int i = 0; i < option.sizes; i++)
+        total += option.count[i] *
+                 measure_size(model, i, seconds * option.rows[i] * option.count[i] / rows);
+    return total;
+}
+
+/* The fastest layout in a trial of the first size, a tenth of the time each; -1: none works here. */
 static int choose(bool trains)
 {
-    int best = -1, rounds;
+    int best = -1;
     double least = 0;
     for (int layout = PLAIN; layout < BEST; layout++) {
         if (option.layout != BEST && option.layout != (enum layout)layout) continue;
@@ -516,7 +527,7 @@ static int choose(bool trains)
             dnnl_engine_create(&engine, dnnl_cpu, 0);
             dnnl_stream_create(&stream, engine, dnnl_stream_default_flags);
             if (model_create(&model, (enum layout)layout, trains))
-                seconds = measure(&model, option.seconds / 10, &rounds);
+                seconds = measure_size(&model, 0, option.seconds / 10);
             must(write(ends[1], &seconds, sizeof seconds) == sizeof seconds, "write");
             _exit(0);
         }
@@ -586,7 +597,7 @@ static void parse(int argc, char **argv)
 int main(int argc, char **argv)
 {
     static struct model model;
-    int rounds, rows = 0, batches = 0;
+    int rows = 0, batches = 0;
     /* Passive, as a server's teams have to be: they share the machine. */
     if (!getenv("OMP_WAIT_POLICY") && setenv("OMP_WAIT_POLICY", "passive", 1) == 0)
         execv("/proc/self/exe", argv);
@@ -601,16 +612,16 @@ int main(int argc, char **argv)
     dnnl_engine_create(&engine, dnnl_cpu, 0);
     dnnl_stream_create(&stream, engine, dnnl_stream_default_flags);
     must(model_create(&model, (enum layout)layout, trains), "a model");
-    double seconds = measure(&model, option.seconds, &rounds);
+    double seconds = measure(&model, option.seconds);
     for (int i = 0; i < option.sizes; i++) {
         rows += option.rows[i] * option.count[i];
         batches += option.count[i];
     }
     bool alone = strcmp(option.pass, "adam") == 0;
     printf("{\"program\":\"raw_ffn\",\"pass\":\"%s\",\"dtype\":\"%s\",\"layout\":\"%s\","
-           "\"hidden\":%d,\"threads\":%d,\"parameters\":%zu,\"rounds\":%d,\"ms\":%.3f,"
+           "\"hidden\":%d,\"threads\":%d,\"parameters\":%zu,\"ms\":%.3f,"
            "\"rows_per_second\":%.1f}\n",
            option.pass, option.dtype, layout_names[layout], option.hidden, omp_get_max_threads(),
-           model.count, rounds, seconds * 1e3 / (alone ? 1 : batches), alone ? 0 : rows / seconds);
+           model.count, seconds * 1e3 / batches, alone ? 0 : rows / seconds);
     return 0;
 }
