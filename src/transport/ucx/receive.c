@@ -123,6 +123,7 @@ static bool credit_arrived(struct ucx_ep *ep, uint64_t bytes)
 static void pull_finish(struct ucx_inbound *in, enum hm_status status)
 {
     if (in->finished) return;
+    if (in->id) in->ep->ucx->pulling--;
     in->finished = true;
     in->status = status;
     hm_list_push(&in->ep->pulled, &in->link);
@@ -142,6 +143,7 @@ static void inbound_release(struct ucx_inbound *in)
 static void piece_received(struct ucx_inbound *in, size_t bytes)
 {
     in->received += bytes;
+    in->ep->ucx->piece_looks = 0;
     in->ep->ucx->metrics.bytes_received.value += bytes;
     if (in->received == in->base.bytes) pull_finish(in, HM_OK);
 }
@@ -361,6 +363,8 @@ enum hm_status hm_ucx_pull(struct hm_inbound *base, const struct hm_span *into, 
     taken->into = *into;
     if (into->owner) hm_buf_get(into->owner);
     if (taken->id) {
+        ep->ucx->pulling++;
+        ep->ucx->piece_looks = 0;
         hm_ucx_say(ep, UCX_PULL, taken->id, 0);
         return HM_OK;
     }

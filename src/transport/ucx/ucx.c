@@ -8,7 +8,8 @@
  *            long as anything waits for a peer's queue, which may be for ever (the peer is stopped).
  *            So while operations are in UCX's hands the hook looks again by itself: at once a while
  *            (giving the processor away, or a peer on the same core never gets to empty its queue),
- *            then by a timer that gets slower.
+ *            then by a timer that gets slower.  While pieces are due it looks a while, too: whoever
+ *            sleeps between two of them costs the sender a system call and a wake-up for each.
  * Failure:   open gives a status with a line and leaves nothing behind.
  * Invariant: UCX is entered from the loop's thread only, and progressed in the hook only. */
 #include "transport/ucx/ucx.h"
@@ -25,7 +26,7 @@ enum {
     LOOKS_A_CLOCK =
         16,            /* empty ones, or as much work: then the loop is asked whether we may stay */
     YIELD_AFTER = 3,   /* looks in a row without anything */
-    IDLE_YIELDS = 200, /* looks in a row at operations that do not move, before the timer */
+    IDLE_YIELDS = 200, /* looks in a row for what does not move, before we sleep */
     ARM_BUSY_MAX = 2000, /* somebody died while he wrote into our queue: do not burn the core */
 };
 #define STAY_NS     (100 * HM_US) /* in the hook, while others wait for their descriptors */
@@ -159,6 +160,10 @@ static bool settle(struct ucx *ucx)
     ucx->idle++;
     if (ucx->busy_poll) return false;
     bool waits = ucx->wire_ops > 0 && ucx->idle < IDLE_YIELDS;
+    if (ucx->pulling > 0 && ucx->piece_looks < IDLE_YIELDS) {
+        ucx->piece_looks++;
+        waits = true;
+    }
     if (waits || ucp_worker_arm(ucx->worker) == UCS_ERR_BUSY) {
         if (ucx->idle > YIELD_AFTER) sched_yield();
         if (ucx->idle < ARM_BUSY_MAX) return false;

@@ -190,6 +190,8 @@ struct ucx {
     struct hm_link eps, turn_eps;
     struct hm_link spare_sends, spare_ops, spare_inbounds, chunks;
     unsigned wire_ops;
+    unsigned pulling;     /* announced payloads that were asked for and are not here */
+    unsigned piece_looks; /* in vain for a piece of one, since the last */
     struct hm_watch watch;
     struct hm_hook hook;
     struct hm_timer poll; /* looks again where UCX tells nobody */
