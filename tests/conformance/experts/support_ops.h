@@ -1,5 +1,6 @@
 /* The list of op cases: for each op its sizes, a naive reference in double precision, and the
- * device's calls. */
+ * device's calls.  The references are loops over double that say what an op means, and nothing
+ * else. */
 #ifndef HM_SUPPORT_OPS_H
 #define HM_SUPPORT_OPS_H
 
@@ -40,5 +41,24 @@ struct op_case {
 };
 extern const struct op_case op_cases[];
 extern const unsigned op_case_count;
+
+/* How a device may keep weights: in PyTorch's layout, in its own, and there with a packed copy for
+ * products in bf16. */
+enum kept { KEPT_DENSE, KEPT_PLACED, KEPT_ROUNDED, KEPT_LIBRARY, KEPT_COUNT };
+extern const struct op op_linear[KEPT_COUNT];
+extern const struct op op_linear_fused, op_block, op_dx_add;
+extern const struct op op_layer_norm, op_activation, op_softmax, op_cross_entropy;
+extern const struct op op_add, op_gather, op_coded, op_norm, op_largest, op_zero;
+extern const struct op op_sgd, op_adam;
+
+/* ---- what several ops share */
+
+static inline const struct hm_device_ops *op_calls(struct hm_stream *s)
+{
+    return s->device->ops;
+}
+void op_shape_unary(const struct op_case *c, struct op_shape *shape);  /* out: as in */
+void op_shape_to_one(const struct op_case *c, struct op_shape *shape); /* out: one value */
+double op_act_value(enum hm_activation act, double x);
 
 #endif
