@@ -15,9 +15,7 @@ void calls_small_and_large_are_answered(void **state)
     struct server server;
     struct node node;
     static struct call calls[CALLS];
-    server_start(&server, "127.0.0.1:0");
-    node_open(&node, 2, NULL);
-    struct hm_peer *peer = peer_of(&node, &server);
+    struct hm_peer *peer = pair_open(&server, &node);
     unsigned left = 0;
     struct hm_buf *bulk = bulk_make(&node);
     for (unsigned i = 0; i < CALLS; i++)
@@ -37,9 +35,7 @@ void calls_small_and_large_are_answered(void **state)
     }
     assert_true(hm_peer_round_trip(peer, NULL) > 0);
     if (node_fabric) assert_int_equal(hm_metrics_value(&node.metrics, "rpc.tcp_after_join"), 0);
-    hm_peer_put(peer);
-    node_close(&node);
-    server_kill(&server);
+    pair_close(&server, &node, peer);
 }
 
 void a_killed_server_ends_calls_in_flight_with_a_status(void **state)
@@ -48,9 +44,7 @@ void a_killed_server_ends_calls_in_flight_with_a_status(void **state)
     struct server server;
     struct node node;
     static struct call calls[CALLS];
-    server_start(&server, "127.0.0.1:0");
-    node_open(&node, 2, NULL);
-    struct hm_peer *peer = peer_of(&node, &server);
+    struct hm_peer *peer = pair_open(&server, &node);
     unsigned left = 0;
     call_warm(&node, peer);
     for (unsigned i = 0; i < CALLS; i++)
@@ -86,9 +80,7 @@ void a_killed_server_ends_calls_in_flight_with_a_status(void **state)
         assert_true(tries < 199);
     }
     assert_true(hm_peer_connected(peer));
-    hm_peer_put(peer);
-    node_close(&node);
-    server_kill(&server);
+    pair_close(&server, &node, peer);
 }
 
 void calls_on_a_stopped_server_end_at_their_deadline(void **state)
@@ -97,9 +89,7 @@ void calls_on_a_stopped_server_end_at_their_deadline(void **state)
     struct server server;
     struct node node;
     static struct call calls[CALLS];
-    server_start(&server, "127.0.0.1:0");
-    node_open(&node, 2, NULL);
-    struct hm_peer *peer = peer_of(&node, &server);
+    struct hm_peer *peer = pair_open(&server, &node);
     unsigned left = 0;
     call_warm(&node, peer);
     server_stop(&server);
@@ -119,7 +109,5 @@ void calls_on_a_stopped_server_end_at_their_deadline(void **state)
     print_message("the latest end was %.2f ms after its deadline\n", (double)late / 1e6);
     assert_return_code(kill(server.pid, SIGCONT), 0);
     call_warm(&node, peer); /* late replies have led nowhere */
-    hm_peer_put(peer);
-    node_close(&node);
-    server_kill(&server);
+    pair_close(&server, &node, peer);
 }

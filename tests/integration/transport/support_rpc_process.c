@@ -206,6 +206,20 @@ struct hm_peer *peer_of(struct node *node, const struct server *server)
     return peer;
 }
 
+struct hm_peer *pair_open(struct server *server, struct node *node)
+{
+    server_start(server, "127.0.0.1:0");
+    node_open(node, 2, NULL);
+    return peer_of(node, server);
+}
+
+void pair_close(struct server *server, struct node *node, struct hm_peer *peer)
+{
+    hm_peer_put(peer);
+    node_close(node);
+    server_kill(server);
+}
+
 /* ---- the caller's process */
 
 static void call_check(struct call *call)

@@ -37,6 +37,9 @@ void server_start(struct server *server, const char *listen);
 void server_stop(struct server *server); /* SIGSTOP, until it stands still */
 void server_kill(struct server *server);
 struct hm_peer *peer_of(struct node *node, const struct server *server);
+/* A server, and a node that knows it as a peer. */
+struct hm_peer *pair_open(struct server *server, struct node *node);
+void pair_close(struct server *server, struct node *node, struct hm_peer *peer);
 /* What main does for --serve LISTEN: tells its address, then serves until it is killed.  ECHO sends
  * back header and payload, and refuses (HM_ERR_DUPLICATE) a number, the header's first four bytes if
  * it has one, that it has seen before; HOLD says that it has the request, and no more. */

@@ -33,9 +33,7 @@ static void a_path_that_is_lost_again_and_again_loses_no_call_and_handles_none_t
     static struct call calls[ROUNDS][CALLS];
     uint32_t number = 0;
     unsigned left = 0;
-    server_start(&server, "127.0.0.1:0");
-    node_open(&node, 2, NULL);
-    struct hm_peer *peer = peer_of(&node, &server);
+    struct hm_peer *peer = pair_open(&server, &node);
     struct hm_buf *bulk;
     call_warm(&node, peer);
     assert_ok(hm_buf_pool_get(node.buffers, BULK_BYTES / 4, &bulk));
@@ -67,9 +65,7 @@ static void a_path_that_is_lost_again_and_again_loses_no_call_and_handles_none_t
     assert_int_equal(hm_metrics_value(&node.metrics, "rpc.fabric_lost"), ROUNDS);
     assert_true(hm_metrics_value(&node.metrics, "rpc.tcp_after_join") > 0);
     until_fast(&node, peer); /* and it is tried again */
-    hm_peer_put(peer);
-    node_close(&node);
-    server_kill(&server);
+    pair_close(&server, &node, peer);
 }
 
 static void a_connection_that_goes_takes_the_path_and_its_calls_at_once(void **state)
@@ -79,9 +75,7 @@ static void a_connection_that_goes_takes_the_path_and_its_calls_at_once(void **s
     struct node node;
     static struct call calls[CALLS];
     unsigned left = 0;
-    server_start(&server, "127.0.0.1:0");
-    node_open(&node, 2, NULL);
-    struct hm_peer *peer = peer_of(&node, &server);
+    struct hm_peer *peer = pair_open(&server, &node);
     call_warm(&node, peer);
     for (unsigned i = 0; i < CALLS; i++)
         call_make(&calls[i], &node, peer, HOLD, 120 * HM_S, NULL, NULL, &left);
@@ -96,9 +90,7 @@ static void a_connection_that_goes_takes_the_path_and_its_calls_at_once(void **s
                   (double)(hm_loop_now(node.loop) - began) / 1e6);
     assert_int_equal(node.downs, 1);
     assert_int_equal(hm_metrics_value(&node.metrics, "rpc.fabric_peers"), 0);
-    hm_peer_put(peer);
-    node_close(&node);
-    server_kill(&server);
+    pair_close(&server, &node, peer);
 }
 
 int main(int argc, char **argv)
