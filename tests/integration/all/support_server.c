@@ -57,9 +57,8 @@ void swarm_stop(struct swarm *swarm)
 
 static void open_both(struct swarm *swarm, int save_interval_ms, const char *codecs)
 {
-    *swarm = (struct swarm){.dir = "/tmp/hm-server-XXXXXX",
-                            .save_interval_ms = save_interval_ms,
-                            .codecs = codecs};
+    *swarm = (struct swarm){
+        .dir = "/tmp/hm-server-XXXXXX", .save_interval_ms = save_interval_ms, .codecs = codecs};
     assert_non_null(mkdtemp(swarm->dir));
     swarm_serve(swarm);
     assert_ok(hm_node_open(&(struct hm_node_options){.join = swarm->line}, &swarm->b));
@@ -429,6 +428,14 @@ void fill_normal(float *x, size_t count, uint64_t seed)
     struct hm_rng rng;
     hm_rng_init(&rng, seed, 1);
     for (size_t i = 0; i < count; i++) x[i] = hm_rng_normal(&rng);
+}
+
+void gather_rows(const float *from, const uint32_t *index, const float *scale, uint32_t count,
+                 float *to)
+{
+    for (uint32_t i = 0; i < count; i++)
+        for (uint32_t j = 0; j < COLUMNS; j++)
+            to[i * COLUMNS + j] = (scale ? scale[i] : 1.0f) * from[index[i] * COLUMNS + j];
 }
 
 void assert_rows_near(const float *got, const float *wanted, size_t count, double tolerance)

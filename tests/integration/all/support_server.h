@@ -107,6 +107,9 @@ void local_close(struct local *local);
 void local_forward(struct local *local, const float *x, uint32_t rows, float *y);
 void local_backward(struct local *local, const float *x, const float *dy, uint32_t rows, float *dx);
 void fill_normal(float *x, size_t count, uint64_t seed);
+/* to[i] = scale[i] (NULL: 1) * from[index[i]], rows of COLUMNS */
+void gather_rows(const float *from, const uint32_t *index, const float *scale, uint32_t count,
+                 float *to);
 /* Norm-wise, relative. */
 void assert_rows_near(const float *got, const float *wanted, size_t count, double tolerance);
 

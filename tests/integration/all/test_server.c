@@ -23,14 +23,6 @@ static int teardown(void **state)
     return 0;
 }
 
-static void gather(const float *from, const uint32_t *index, const float *scale, uint32_t count,
-                   float *to)
-{
-    for (uint32_t i = 0; i < count; i++)
-        for (uint32_t j = 0; j < COLUMNS; j++)
-            to[i * COLUMNS + j] = (scale ? scale[i] : 1.0f) * from[index[i] * COLUMNS + j];
-}
-
 static void assert_answered(const struct raw *raw, unsigned part, const float *wanted,
                             double tolerance)
 {
@@ -66,14 +58,14 @@ static void each_part_is_answered_once_with_its_own_rows(void **state)
     assert_ok(raw.end);
     assert_int_equal(raw.replies, 5);
 
-    gather(x, mixed, NULL, 6, rows);
+    gather_rows(x, mixed, NULL, 6, rows);
     assert_answered(&raw, 0, rows, 0);
     assert_answered(&raw, 1, x + 5 * COLUMNS, 0);
     local_open(&ffn0, "ffn.0");
     local_open(&ffn1, "ffn.1");
     local_forward(&ffn0, x, 24, wanted);
     assert_answered(&raw, 2, wanted, 1e-5);
-    gather(x, few, NULL, 4, rows);
+    gather_rows(x, few, NULL, 4, rows);
     local_forward(&ffn1, rows, 4, wanted);
     assert_answered(&raw, 3, wanted, 1e-5);
     assert_answered(&raw, 4, x + 3 * COLUMNS, 0);
@@ -168,7 +160,7 @@ static void a_task_of_three_batches_comes_back_whole_and_in_order(void **state)
     raw_add(&raw, "nop.1", 0, ROWS, backwards, NULL);
     raw_add(&raw, "ffn.1", 0, ROWS, NULL, NULL);
     raw_run(&swarm, &raw);
-    gather(x, backwards, NULL, ROWS, wanted);
+    gather_rows(x, backwards, NULL, ROWS, wanted);
     assert_answered(&raw, 0, wanted, 0);
     local_open(&local, "ffn.1");
     local_forward(&local, x, ROWS, wanted);
@@ -250,12 +242,12 @@ static void a_backward_gives_the_experts_own_gradient_and_step(void **state)
     raw_add(&raw, "ffn.2", 0, 5, index, scale);
     raw_add(&raw, "nop.1", 4, 3, NULL, scale);
     raw_run(&swarm, &raw);
-    gather(x, index, NULL, 5, in);
-    gather(dy, index, scale, 5, grad);
+    gather_rows(x, index, NULL, 5, in);
+    gather_rows(dy, index, scale, 5, grad);
     local_backward(&local, in, grad, 5, wanted);
     assert_answered(&raw, 0, wanted, 1e-4); /* a step of Adam lies between */
     assert_int_equal(raw.answer[0].head.step, 2);
-    gather(dy, (const uint32_t[]){4, 5, 6}, scale, 3, wanted);
+    gather_rows(dy, (const uint32_t[]){4, 5, 6}, scale, 3, wanted);
     assert_answered(&raw, 1, wanted, 0);
     raw_fini(&raw);
 

@@ -36,14 +36,6 @@ static int teardown(void **state)
     return 0;
 }
 
-static void gather(const float *from, const uint32_t *index, const float *scale, uint32_t count,
-                   float *to)
-{
-    for (uint32_t i = 0; i < count; i++)
-        for (uint32_t j = 0; j < COLUMNS; j++)
-            to[i * COLUMNS + j] = (scale ? scale[i] : 1.0f) * from[index[i] * COLUMNS + j];
-}
-
 /* Answered well, in the call's codec. */
 static void assert_answered(const struct raw *raw, unsigned part, const float *wanted)
 {
@@ -75,7 +67,7 @@ static void each_codec_brings_parts_there_and_back(void **state)
         raw_run(&swarm, &raw);
         assert_ok(raw.end);
         assert_int_equal(raw.replies, 4);
-        gather(x, mixed, NULL, 6, rows);
+        gather_rows(x, mixed, NULL, 6, rows);
         assert_answered(&raw, 0, rows);
         assert_answered(&raw, 1, x + 5 * COLUMNS);
         local_forward(&local, x, ROWS, wanted);
@@ -114,7 +106,7 @@ static void a_task_of_three_batches_comes_back_whole_and_in_order(void **state)
     raw.head.codec = HM_CODEC_U8;
     raw_add(&raw, "nop.1", 0, ROWS, backwards, NULL);
     raw_run(&swarm, &raw);
-    gather(x, backwards, NULL, ROWS, wanted);
+    gather_rows(x, backwards, NULL, ROWS, wanted);
     assert_answered(&raw, 0, wanted);
     raw_fini(&raw);
 }
@@ -162,15 +154,15 @@ static void a_coded_gradient_is_close_to_the_experts_own_and_steps_once(void **s
         raw_add(&raw, uid[id], 0, 5, index, scale);
         raw_add(&raw, "nop.1", 4, 3, NULL, scale);
         raw_run(&swarm, &raw);
-        gather(x, index, NULL, 5, in);
-        gather(dy, index, scale, 5, grad);
+        gather_rows(x, index, NULL, 5, in);
+        gather_rows(dy, index, scale, 5, grad);
         local_backward(&local, in, grad, 5, wanted);
         assert_int_equal(raw.answer[0].head.codec, id);
         /* Where an input is near a ReLU's corner, rounding decides whether its gradient counts. */
         assert_rows_near(raw.answer[0].rows, wanted, 5 * COLUMNS,
                          id == HM_CODEC_NONE ? 1e-5 : 0.06);
         assert_int_equal(raw.answer[0].head.step, 1);
-        gather(dy, (const uint32_t[]){4, 5, 6}, scale, 3, wanted);
+        gather_rows(dy, (const uint32_t[]){4, 5, 6}, scale, 3, wanted);
         assert_answered(&raw, 1, wanted);
         raw_fini(&raw);
         local_close(&local);
