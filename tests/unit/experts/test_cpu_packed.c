@@ -2,30 +2,11 @@
 #include "test.h"
 
 #include "base/assert.h"
-#include "base/rng.h"
 #include "experts/cpu.h"
+#include "support_device.h"
 
 #include <math.h>
 #include <stdio.h>
-
-static struct hm_device *device;
-static struct hm_stream *stream;
-
-static int setup(void **state)
-{
-    (void)state;
-    assert_ok(hm_device_cpu_create(&device));
-    assert_ok(device->ops->stream_create(device, &stream));
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    device->ops->stream_destroy(stream);
-    hm_device_destroy(device);
-    return 0;
-}
 
 static const enum hm_bf16_way ways[] = {HM_BF16_ROUNDED, HM_BF16_LIBRARY};
 
@@ -35,21 +16,6 @@ static void choose(enum hm_bf16_way way)
     if (hm_device_cpu_set_bf16(device, way) == HM_OK) return;
     print_message("SKIP: %s\n", hm_fail_line());
     skip();
-}
-
-static void fill(float *x, size_t count, uint64_t seed)
-{
-    struct hm_rng rng;
-    hm_rng_init(&rng, seed, 1);
-    for (size_t i = 0; i < count; i++) x[i] = hm_rng_normal(&rng);
-}
-
-static float *normal(size_t count, uint64_t seed)
-{
-    float *x = malloc((count + 1) * sizeof *x);
-    assert_non_null(x);
-    fill(x, count, seed);
-    return x;
 }
 
 /* Weights in the device's layout with a packed copy. */
@@ -325,5 +291,5 @@ int main(void)
         cmocka_unit_test(a_stream_allocates_once_for_a_size),
         cmocka_unit_test(a_device_says_how_it_computes_bf16),
     };
-    return cmocka_run_group_tests(tests, setup, teardown);
+    return cmocka_run_group_tests(tests, device_setup, device_teardown);
 }

@@ -3,40 +3,9 @@
 #include "test.h"
 
 #include "base/assert.h"
-#include "base/rng.h"
-#include "experts/device.h"
+#include "support_device.h"
 
 #include <math.h>
-
-static struct hm_device *device;
-static struct hm_stream *stream;
-
-static int setup(void **state)
-{
-    (void)state;
-    assert_ok(hm_device_cpu_create(&device));
-    assert_ok(device->ops->stream_create(device, &stream));
-    assert_ptr_equal(stream->device, device);
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    device->ops->stream_destroy(stream);
-    hm_device_destroy(device);
-    return 0;
-}
-
-static float *normal(size_t count, uint64_t seed)
-{
-    float *x = malloc((count + 1) * sizeof *x);
-    assert_non_null(x);
-    struct hm_rng rng;
-    hm_rng_init(&rng, seed, 1);
-    for (size_t i = 0; i < count; i++) x[i] = hm_rng_normal(&rng);
-    return x;
-}
 
 static void memory_is_zeroed_aligned_and_given_back(void **state)
 {
@@ -275,5 +244,5 @@ int main(void)
         cmocka_unit_test(results_do_not_depend_on_the_size_of_the_team),
         cmocka_unit_test(no_rows_are_no_work),
     };
-    return cmocka_run_group_tests(tests, setup, teardown);
+    return cmocka_run_group_tests(tests, device_setup, device_teardown);
 }
