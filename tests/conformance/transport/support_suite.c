@@ -283,6 +283,15 @@ static void inbound_drop(struct suite *suite, struct hm_inbound *in)
     suite->inside--;
 }
 
+void node_hold_any(struct node *node, struct end *end, const void *header, size_t header_bytes,
+                   struct hm_inbound *in)
+{
+    (void)header;
+    (void)header_bytes;
+    HM_ASSERT(node->held_count < HELD_MAX);
+    node->held[node->held_count++] = (struct held){.in = in, .end = end};
+}
+
 void node_take_held(struct node *node, enum take take)
 {
     for (unsigned i = 0; i < node->held_count; i++) {

@@ -191,6 +191,9 @@ void end_pump(struct end *end, unsigned first, unsigned last,
 void end_disconnect(struct end *end);
 enum hm_status end_pull(struct held *held);
 void node_take_held(struct node *node, enum take take);
+/* An on_message that holds whatever came, without a look at it. */
+void node_hold_any(struct node *node, struct end *end, const void *header, size_t header_bytes,
+                   struct hm_inbound *in);
 
 bool end_is_up(void *end);
 bool end_is_down(void *end);

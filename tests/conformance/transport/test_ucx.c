@@ -46,15 +46,6 @@ static bool ucx_announce_flood(struct suite *suite, struct node *victim)
     return true;
 }
 
-static void on_attack(struct node *node, struct end *end, const void *header, size_t header_bytes,
-                      struct hm_inbound *in)
-{
-    (void)header;
-    (void)header_bytes;
-    HM_ASSERT(node->held_count < HELD_MAX);
-    node->held[node->held_count++] = (struct held){.in = in, .end = end};
-}
-
 /* One attacker of each kind; the victim keeps serving a friend all the while. */
 static void what_breaks_a_bound_ends_its_own_endpoint_and_nothing_else(void **state)
 {
@@ -63,7 +54,7 @@ static void what_breaks_a_bound_ends_its_own_endpoint_and_nothing_else(void **st
     struct node *friend = node_open(suite, &(struct node_conf){.dials_only = true});
     struct end *here, *there;
     nodes_connect(friend, victim, &here, &there);
-    victim->on_message = on_attack;
+    victim->on_message = node_hold_any;
     for (size_t i = 0; i < ucx_attack_count; i++) {
         unsigned ends = victim->end_count, held = victim->held_count;
         attack(suite, victim, i);
