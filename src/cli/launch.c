@@ -149,7 +149,7 @@ int launch_open(struct launch *launch, const struct hm_bootstrap_conf *conf, enu
 {
     memset(launch, 0, sizeof(*launch));
     enum hm_status status = hm_bootstrap_open(conf, &launch->bootstrap);
-    if (status) return cli_fail(CLI_FAILED, status);
+    if (status) return cli_fail(status == HM_ERR_INVALID ? CLI_USAGE : CLI_FAILED, status);
     launch->rank = launch->bootstrap->rank;
     launch->size = launch->bootstrap->size;
     launch->mine.role = role;

@@ -41,8 +41,8 @@ def launch_refused(lab, what, code, said_by, words, ranks, folder, *arguments):
 def no_launcher(lab):
     """--bootstrap mpi, or by itself, where no launcher or no module is there."""
     words = ['mpirun', 'srun --mpi=pmix', '--bootstrap file:DIR']
-    refused(lab, 'no launcher', FAILED, words, '--servers', 1)
-    refused(lab, 'no launcher, and mpi asked for', FAILED, words, '--servers', 1, '--bootstrap', 'mpi')
+    refused(lab, 'no launcher', USAGE, words, '--servers', 1)
+    refused(lab, 'no launcher, and mpi asked for', USAGE, words, '--servers', 1, '--bootstrap', 'mpi')
     os.makedirs(lab.path('alone/bin'))
     alone = shutil.copy(HIVEMIND, lab.path('alone/bin/hivemind'))
     launched = {'OMPI_COMM_WORLD_RANK': '0', 'OMPI_COMM_WORLD_SIZE': '1'}
@@ -54,7 +54,7 @@ def no_launcher(lab):
     words = ['another build', '--bootstrap file:DIR']
     launched['HM_MODULE_PATH'] = lab.path('')
     refused(lab, 'mpirun with a module of another build', FAILED, words, '--servers', 1, environment=launched)
-    refused(lab, 'a means that is none', FAILED, ["'nfs'", 'file:DIR'], '--servers', 1, '--bootstrap', 'nfs')
+    refused(lab, 'a means that is none', USAGE, ["'nfs'", 'file:DIR'], '--servers', 1, '--bootstrap', 'nfs')
 
 
 def numbers(lab):
@@ -72,18 +72,18 @@ def folders(lab):
     one = ['--servers', 1, '--trainers', 1, '--size', 2, '--rank', 0, '--bootstrap-timeout', '1s', '--bootstrap']
     meet = f'file:{lab.path("meet")}'
     refused(lab, 'nobody else comes', FAILED, ['rank 1', 'meet', '--size'], *one, meet)
-    refused(lab, 'what that launch has left behind', FAILED, ['earlier launch', 'fresh folder'], *one, meet)
+    refused(lab, 'what that launch has left behind', USAGE, ['earlier launch', 'fresh folder'], *one, meet)
     os.makedirs(lab.path('noise'), 0o700)
     lab.write('noise/round-0.rank-1', b'x' * 300)
     refused(lab, 'noise', FAILED, ['noise/round-0.rank-1', 'fresh folder'], *one, f'file:{lab.path("noise")}')
     lab.write('file', b'')
-    refused(lab, 'a file', FAILED, ['no folder'], *one, f'file:{lab.path("file")}')
+    refused(lab, 'a file', USAGE, ['no folder'], *one, f'file:{lab.path("file")}')
     refused(lab, 'what cannot be made', FAILED, ['cannot make', 'write'], *one, f'file:{lab.path("file/x")}')
     refused(lab, 'what cannot be written', FAILED, ['cannot write', '/sys/kernel'], *one, 'file:/sys/kernel')
     os.makedirs(lab.path('open'))
     os.chmod(lab.path('open'), 0o777)
-    refused(lab, 'a folder that others write', FAILED, ['chmod 700'], *one, f'file:{lab.path("open")}')
-    refused(lab, 'no rank', FAILED, ['--rank', '--size'], '--servers', 1, '--bootstrap', meet)
+    refused(lab, 'a folder that others write', USAGE, ['chmod 700'], *one, f'file:{lab.path("open")}')
+    refused(lab, 'no rank', USAGE, ['--rank', '--size'], '--servers', 1, '--bootstrap', meet)
 
 
 def one_rank_twice(lab):
@@ -97,7 +97,7 @@ def one_rank_twice(lab):
     until(lambda: all(os.path.exists(file) for file in files), 'both wait for the others')
     os.replace(files[1], files[0])
     said = (first.wait(), first.err)
-    check(said[0] == FAILED and 'two processes are rank 0' in said[1], 'one rank twice: said when nobody else comes', said)
+    check(said[0] == USAGE and 'two processes are rank 0' in said[1], 'one rank twice: said when nobody else comes', said)
     second.kill()
 
 

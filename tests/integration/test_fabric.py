@@ -49,6 +49,8 @@ def bad_devices(lab):
         ('an interface without --fabric-tcp', ['--fabric', 'lo'], ['lo', '--fabric-tcp']),
     ):
         one_line_and_out(lab, what, 1, words, *arguments, *key)
+    variable = {'environment': {'HM_UCX_NET_DEVICES': 'eth9'}}
+    one_line_and_out(lab, 'a variable', 1, ['HM_UCX_NET_DEVICES', "'eth9'", ' lo'], '--fabric-tcp', *key, **variable)
 
 
 def without_the_module(lab):

@@ -246,27 +246,27 @@ static bool rdma_exists(const char *name)
     return access(path, F_OK) == 0;
 }
 
-/* UCX itself opens without the devices that it does not find. */
-static enum hm_status devices_check(const struct hm_ucx_options *options)
+/* UCX itself opens without the devices that it does not find. `from`: who named them. */
+static enum hm_status devices_check(const char *devices, const char *from, bool tcp)
 {
     char rdma[VALUE_BYTES] = "", name[VALUE_BYTES];
     struct interfaces ip = {.wanted = "all"};
     (void)rdma_gather(rdma);
     interfaces_gather(&ip);
-    for (const char *at = options->devices;;) {
+    for (const char *at = devices;;) {
         int length = (int)strcspn(at, ",");
         (void)snprintf(name, sizeof name, "%.*s", length, at);
         bool is_ip = listed(ip.list, name);
-        if (is_ip && !options->tcp)
+        if (is_ip && !tcp)
             return hm_fail(HM_ERR_INVALID,
-                           "--fabric %s: that is no RDMA device (here: %s), and UCX's own TCP over "
-                           "it has to be asked for with --fabric-tcp",
-                           name, rdma[0] ? rdma : "none");
+                           "%s: '%s' is no RDMA device (here: %s), and UCX's own TCP over it has "
+                           "to be asked for with --fabric-tcp",
+                           from, name, rdma[0] ? rdma : "none");
         if (!is_ip && !rdma_exists(name) && strcmp(name, "all") != 0)
             return hm_fail(HM_ERR_INVALID,
-                           "--fabric: there is no device '%.100s' on this machine; RDMA devices: "
+                           "%s: there is no device '%.100s' on this machine; RDMA devices: "
                            "%s; interfaces, with --fabric-tcp: %s",
-                           name, rdma[0] ? rdma : "none", ip.list[0] ? ip.list : "none");
+                           from, name, rdma[0] ? rdma : "none", ip.list[0] ? ip.list : "none");
         at += length;
         if (!*at++) return HM_OK;
     }
@@ -275,7 +275,12 @@ static enum hm_status devices_check(const struct hm_ucx_options *options)
 /* UCX's own TCP is left out, unless it was asked for. */
 static enum hm_status transports_choose(const struct hm_ucx_options *options, struct choice *choice)
 {
-    enum hm_status status = options->devices ? devices_check(options) : HM_OK;
+    const char *ours = getenv("HM_UCX_NET_DEVICES");
+    enum hm_status status = HM_OK;
+    if (options->devices)
+        status = devices_check(options->devices, "--fabric", options->tcp);
+    else if (ours)
+        status = devices_check(ours, "HM_UCX_NET_DEVICES", true); /* without UCX's TCP: unused */
     if (status != HM_OK) return status;
     if (options->devices) (void)snprintf(choice->devices, VALUE_BYTES, "%s", options->devices);
     if (options->tcp) return devices_choose(options, choice);
