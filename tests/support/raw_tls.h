@@ -64,8 +64,9 @@ static inline bool raw_tls(struct raw_peer *peer, const struct hm_identity *iden
     peer->ctx = NULL;
     peer->ssl = NULL;
     if (fd < 0 || hm_tls_create(identity, &peer->ctx) != HM_OK) return false;
-    peer->ssl = hm_tls_connection(peer->ctx, fd, client);
-    if (!peer->ssl) return false;
+    struct hm_tls_wire wire; /* not for a struct that is copied: OpenSSL's own does here */
+    peer->ssl = hm_tls_connection(peer->ctx, fd, &wire, client);
+    if (!peer->ssl || SSL_set_fd(peer->ssl, fd) != 1) return false;
     if (peer->pump) fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
     for (;;) {
         ERR_clear_error();

@@ -83,14 +83,13 @@ static void handshake_done(struct tcp_ep *ep)
 
 static void handshake_step(struct tcp_ep *ep)
 {
-    ERR_clear_error();
-    int result = SSL_do_handshake(ep->ssl);
-    if (result == 1) {
+    hm_tls_wire_begin(&ep->wire);
+    if (SSL_do_handshake(ep->ssl) == 1) {
         handshake_done(ep);
         return;
     }
     int events = 0;
-    enum hm_status status = hm_tls_error(ep->ssl, result, &events);
+    enum hm_status status = hm_tls_error(&ep->wire, ep->ssl, &events);
     if (status == HM_ERR_BUSY)
         hm_tcp_ep_watch(ep, events);
     else
@@ -106,7 +105,7 @@ void hm_tcp_ep_connected(struct tcp_ep *ep, int fd, bool client)
     ep->dialled = client;
     hm_tcp_socket_options(fd);
     hm_timer_start(ep->tcp->loop, &ep->timer, hm_deadline_left(ep->tcp->loop, ep->deadline));
-    ep->ssl = hm_tls_connection(ep->tcp->ctx, fd, client);
+    ep->ssl = hm_tls_connection(ep->tcp->ctx, fd, &ep->wire, client);
     if (!ep->ssl)
         hm_tcp_ep_fail(ep, HM_ERR_NO_MEMORY);
     else if (client)

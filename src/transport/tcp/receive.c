@@ -24,7 +24,6 @@ enum {
      * one by one has no more of our time than others. */
     READ_COST = 1024,
     FRAME_COST = 128,
-    STREAM_BYTES_MIN = 48 << 10, /* from here on more is expected: TLS asks for 64 KiB at a time */
 };
 
 void hm_tcp_receive_init(struct tcp_ep *ep)
@@ -214,10 +213,10 @@ static size_t feed(struct tcp_ep *ep, const uint8_t *at, const uint8_t *end)
 }
 
 /* A read that gave nothing: what it has cost, if there may be more behind it, else 0. */
-static size_t read_nothing(struct tcp_ep *ep, int result, unsigned updates)
+static size_t read_nothing(struct tcp_ep *ep, unsigned updates)
 {
     int events = 0;
-    enum hm_status status = hm_tls_error(ep->ssl, result, &events);
+    enum hm_status status = hm_tls_error(&ep->wire, ep->ssl, &events);
     if (status == HM_ERR_BUSY) {
         if (ep->tls_messages == updates) return 0;
         if (ep->tls_messages <= TCP_KEY_UPDATES_MAX) return READ_COST;
@@ -239,9 +238,7 @@ static size_t read_once(struct tcp_ep *ep)
     if (direct || !hm_list_empty(&ep->pulling)) wanted = hm_frame_wanted(&ep->reader);
     if (!direct && wanted > sizeof tcp->scratch) wanted = sizeof tcp->scratch;
     unsigned updates = ep->tls_messages;
-    hm_tls_forget_errors();
-    int result = SSL_read_ex(ep->ssl, into, wanted, &count);
-    if (result <= 0) return read_nothing(ep, result, updates);
+    if (!hm_tls_read(&ep->wire, ep->ssl, into, wanted, &count)) return read_nothing(ep, updates);
     tcp->metrics.bytes_received.value += count;
     size_t cost = count < READ_COST ? READ_COST : count;
     if (!direct) return cost + feed(ep, into, into + count);
@@ -254,6 +251,7 @@ void hm_tcp_receive(struct tcp_ep *ep)
 {
     size_t spent = 0;
     hm_ns until = hm_loop_uv_clock() + TCP_READ_MS * HM_MS;
+    hm_tls_wire_begin(&ep->wire);
     while (ep->state == TCP_HELLO || ep->state == TCP_UP) {
         if (spent >= TCP_READ_BUDGET || (spent > 0 && hm_loop_uv_clock() >= until)) {
             /* The loop sees what the kernel holds, but not what TLS has taken from it. */
@@ -266,10 +264,7 @@ void hm_tcp_receive(struct tcp_ep *ep)
         size_t cost = read_once(ep);
         if (cost == 0) return;
         spent += cost;
-        /* TLS holds nothing more, and it takes all that a read of the socket gives: mostly that was
-         * all, and the loop, which asks again as long as there is something, is cheaper than a read
-         * that says so.  In the midst of a payload there mostly is. */
-        if (spent < STREAM_BYTES_MIN && !SSL_has_pending(ep->ssl)) return;
+        if (ep->wire.drained && !SSL_has_pending(ep->ssl)) return; /* the loop asks again */
     }
 }
 

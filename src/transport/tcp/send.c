@@ -291,6 +291,13 @@ static void written(struct tcp_ep *ep, size_t bytes)
     if (ep->stage_at == ep->stage_end) ep->stage_at = ep->stage_end = 0;
 }
 
+/* Is there surely more to write after one record of `bytes` that are offered? */
+static bool follows(const struct tcp_ep *ep, size_t bytes)
+{
+    if (ep->stage_end > 0) return ep->writing && ep->head_left + ep->frame_left > 0;
+    return bytes > TCP_STAGE_BYTES || ep->writing->left > bytes;
+}
+
 void hm_tcp_send_flush(struct tcp_ep *ep)
 {
     if (!ep->secure || ep->blocked) return;
@@ -307,11 +314,10 @@ void hm_tcp_send_flush(struct tcp_ep *ep)
             hm_tcp_turn_soon(ep);
             return;
         }
-        hm_tls_forget_errors();
-        int result = SSL_write_ex(ep->ssl, at, bytes, &count);
-        if (result <= 0) {
+        bool more = moved + TCP_STAGE_BYTES < TCP_WRITE_BUDGET && follows(ep, bytes);
+        if (!hm_tls_write(&ep->wire, ep->ssl, at, bytes, more, &count)) {
             int events = 0;
-            enum hm_status status = hm_tls_error(ep->ssl, result, &events);
+            enum hm_status status = hm_tls_error(&ep->wire, ep->ssl, &events);
             if (status != HM_ERR_BUSY) {
                 ep->secure = false;
                 hm_tcp_ep_fail(ep, status);

@@ -7,7 +7,8 @@
  *   endpoint.c  an endpoint's life: TLS, hello, up, failing, lingering
  *   send.c      queues, and what goes on the wire next
  *   receive.c   frames in: messages, announces, pulls
- *   frame.c     the bytes; tls.c the TLS profile
+ *   frame.c     the bytes
+ *   tls*.c      the TLS profile; how records get to the socket; OpenSSL's small blocks
  *
  * Thread: the loop's, all of it. */
 #ifndef HM_TRANSPORT_TCP_TCP_H
@@ -108,6 +109,7 @@ struct tcp_ep {
     struct hm_watch watch;
     int watched;
     SSL *ssl;
+    struct hm_tls_wire wire;
     unsigned tls_messages; /* handshake messages since the handshake */
 
     /* send.c */

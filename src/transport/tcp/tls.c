@@ -6,10 +6,6 @@
  * Invariant: a finished handshake has proved possession of exactly one Ed25519 key. */
 #include "transport/tcp/tls.h"
 
-#include "base/loop.h"
-
-#include <errno.h>
-
 #include <openssl/err.h>
 #include <openssl/x509.h>
 
@@ -100,10 +96,10 @@ enum hm_status hm_tls_create(const struct hm_identity *identity, SSL_CTX **ctx)
     return HM_OK;
 }
 
-SSL *hm_tls_connection(SSL_CTX *ctx, int fd, bool client)
+SSL *hm_tls_connection(SSL_CTX *ctx, int fd, struct hm_tls_wire *wire, bool client)
 {
     SSL *ssl = SSL_new(ctx);
-    if (!ssl || SSL_set_fd(ssl, fd) != 1) {
+    if (!ssl || !hm_tls_wire_init(wire, ssl, fd)) {
         SSL_free(ssl);
         ERR_clear_error();
         return NULL;
@@ -142,37 +138,4 @@ bool hm_tls_binding(SSL *ssl, uint8_t *binding, size_t byte_count)
         "EXPERIMENTAL hivemind fabric"; /* RFC 5705, section 4: unregistered */
     return SSL_export_keying_material(ssl, binding, byte_count, label, sizeof label - 1, NULL, 0,
                                       0) == 1;
-}
-
-static enum hm_status errno_status(int error)
-{
-    switch (error) {
-    case ETIMEDOUT:
-    case EHOSTUNREACH:
-    case ENETUNREACH:
-    case ENETDOWN: return HM_ERR_PEER_UNREACHABLE;
-    default: return HM_ERR_PEER_RESET; /* 0 is an end of the stream */
-    }
-}
-
-void hm_tls_forget_errors(void)
-{
-    if (ERR_peek_error()) ERR_clear_error();
-}
-
-enum hm_status hm_tls_error(const SSL *ssl, int result, int *events)
-{
-    int error = errno;
-    enum hm_status status = HM_ERR_PEER_PROTOCOL;
-    switch (SSL_get_error(ssl, result)) {
-    case SSL_ERROR_WANT_READ: *events = HM_READABLE; return HM_ERR_BUSY;
-    case SSL_ERROR_WANT_WRITE: *events = HM_WRITABLE; return HM_ERR_BUSY;
-    case SSL_ERROR_ZERO_RETURN: status = HM_ERR_PEER_RESET; break;
-    case SSL_ERROR_SYSCALL: status = errno_status(error); break;
-    default:
-        if (ERR_GET_REASON(ERR_peek_error()) == SSL_R_UNEXPECTED_EOF_WHILE_READING)
-            status = HM_ERR_PEER_RESET;
-    }
-    ERR_clear_error();
-    return status;
 }

@@ -44,7 +44,8 @@ static size_t client_hello(const struct hm_identity *identity, uint8_t *bytes, s
     assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, pair), 0);
     SSL_CTX *ctx;
     assert_ok(hm_tls_create(identity, &ctx));
-    SSL *ssl = hm_tls_connection(ctx, pair[0], true);
+    struct hm_tls_wire wire;
+    SSL *ssl = hm_tls_connection(ctx, pair[0], &wire, true);
     assert_int_equal(SSL_do_handshake(ssl), -1);
     ssize_t got = read(pair[1], bytes, byte_count);
     assert_true(got > 100);
