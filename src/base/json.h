@@ -1,5 +1,5 @@
-/* base/json.h - writes JSON on one line into a growing string, and judges that of others; for `--json` and stored manifests,
- * not for hot paths. */
+/* base/json.h - writes JSON on one line into a growing string, and judges that of others; for
+ * `--json` and what servers say of themselves, not for hot paths. */
 #ifndef HM_BASE_JSON_H
 #define HM_BASE_JSON_H
 

@@ -33,11 +33,11 @@
 #include <time.h>
 #include <unistd.h>
 
-/* The libuv side of a watch; it outlives the watch until libuv has closed the handle. */
 /* Of posts and timers, before descriptors are looked at again. */
 enum { ROUNDS_MAX = 8 };
 #define ROUNDS_TIME (HM_MS / 2)
 
+/* The libuv side of a watch; it outlives the watch until libuv has closed the handle. */
 struct watch_slot {
     uv_poll_t poll;
     struct loop_uv *loop;

@@ -79,8 +79,8 @@ HM_MUST_CHECK enum hm_status hm_cpu_work(struct hm_stream *s, enum hm_cpu_work w
                                          void **base);
 
 /* cpu_gemm.c: C [m, n] = op(A) op(B) + beta C, row-major, op(A) [m, k], op(B) [k, n]; a transposed
- * operand is stored the other way round (A as [k, m]).  lda, ldb, ldc: elements between stored
- * rows.  m, n or k may be 0. */
+ * operand is stored the other way round (A as [k, m]).  Strides: elements between stored rows.
+ * m, n or k may be 0. */
 struct hm_cpu_matrix {
     const float *data;
     size_t stride;
