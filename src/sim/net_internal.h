@@ -195,7 +195,6 @@ void sim_node_check_closed(struct sim_node *node);
 bool sim_message_receive(struct sim_ep *ep, struct packet *packet);
 void sim_messages_stop(struct sim_ep *ep); /* no timer of a send or pull runs any more */
 void sim_messages_end(struct sim_ep *ep, enum hm_status why); /* each calls back */
-void sim_writable_owed(struct sim_ep *ep);
 HM_MUST_CHECK enum hm_status sim_send(struct hm_ep *ep, const void *header, size_t header_bytes,
                                       const struct hm_span *payload, unsigned span_count,
                                       hm_wire_cb done, void *arg);

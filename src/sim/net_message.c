@@ -26,7 +26,7 @@ static struct sim_ep *ep_of(struct hm_ep *base)
     return HM_CONTAINER_OF(base, struct sim_ep, base);
 }
 
-void sim_writable_owed(struct sim_ep *ep)
+static void writable_owed(struct sim_ep *ep)
 {
     struct hm_net *net = ep->node->net;
     if (!ep->starved || ep->state != EP_UP || hm_timer_active(&ep->writable)) return;
@@ -60,7 +60,7 @@ static void send_finish(struct send *send, enum hm_status status)
     if (send->done) send->done(send->arg, status);
     for (unsigned i = 0; i < send->span_count; i++) hm_buf_put(send->span[i].owner);
     free(send);
-    sim_writable_owed(ep);
+    writable_owed(ep);
 }
 
 /* Copies `bytes` from `offset` of a send's payload. */
@@ -106,7 +106,7 @@ static bool send_admitted(struct sim_ep *ep, bool eager, size_t bytes)
     if (node->lawless) return true;
     if (sim_net_chance(node->net, node->net->options.busy_per_million)) {
         ep->starved = true;
-        sim_writable_owed(ep);
+        writable_owed(ep);
         return false;
     }
     bool room = ep->announced < node->limits.announces_max;
@@ -353,7 +353,7 @@ bool sim_message_receive(struct sim_ep *ep, struct packet *packet)
         break;
     case PACKET_CREDIT:
         ep->credit_used -= packet->bytes;
-        sim_writable_owed(ep);
+        writable_owed(ep);
         break;
     default: HM_ASSERT(!"a packet of an unknown kind");
     }

@@ -172,11 +172,6 @@ uint64_t hm_world_seed(const struct hm_world *world)
     return world->seed;
 }
 
-uint64_t hm_world_steps(const struct hm_world *world)
-{
-    return world->turn;
-}
-
 void hm_world_set_wall_skew(struct hm_world *world, int64_t skew_ns)
 {
     world->wall_skew_ns = skew_ns;

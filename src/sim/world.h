@@ -38,7 +38,6 @@ void hm_world_set_wall_skew(struct hm_world *world, int64_t skew_ns);
  * mix themselves in. */
 void hm_world_trace(struct hm_world *world, const char *tag, uint64_t a, uint64_t b);
 uint64_t hm_world_trace_hash(const struct hm_world *world);
-uint64_t hm_world_steps(const struct hm_world *world);
 
 /* What lives in a world besides its loop (the network, disks): found by its kind, destroyed with
  * the world. */

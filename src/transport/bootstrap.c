@@ -32,18 +32,24 @@ static int number(const char *name)
     return *end || value < 0 || value > HM_BOOTSTRAP_RANKS_MAX ? -1 : (int)value;
 }
 
-void hm_launch_read(struct hm_launch *launch)
+/* What the launcher's environment says of this process; -1 where it says nothing. */
+struct launch {
+    int rank, size;
+    const char *means; /* "mpi"; NULL: no MPI launcher started us */
+};
+
+static void launch_read(struct launch *launch)
 {
-    *launch = (struct hm_launch){.rank = -1, .size = -1};
+    *launch = (struct launch){.rank = -1, .size = -1};
     for (unsigned i = 0; i < HM_COUNT_OF(launchers) && launch->rank < 0; i++) {
         int rank = number(launchers[i].rank), size = number(launchers[i].size);
-        if (rank >= 0 && size > rank) *launch = (struct hm_launch){.rank = rank, .size = size};
+        if (rank >= 0 && size > rank) *launch = (struct launch){.rank = rank, .size = size};
     }
     /* mpirun sets the first; srun --mpi=pmix, as every PMIx launcher, the second. */
     if (getenv("OMPI_COMM_WORLD_SIZE") || getenv("PMIX_NAMESPACE")) launch->means = "mpi";
 }
 
-static enum hm_status open_mpi(const struct hm_bootstrap_conf *conf, const struct hm_launch *launch,
+static enum hm_status open_mpi(const struct hm_bootstrap_conf *conf, const struct launch *launch,
                                struct hm_bootstrap **bootstrap)
 {
     const void *ops;
@@ -64,9 +70,9 @@ static enum hm_status open_mpi(const struct hm_bootstrap_conf *conf, const struc
 enum hm_status hm_bootstrap_open(const struct hm_bootstrap_conf *conf,
                                  struct hm_bootstrap **bootstrap)
 {
-    struct hm_launch launch;
+    struct launch launch;
     struct hm_bootstrap_conf made = *conf;
-    hm_launch_read(&launch);
+    launch_read(&launch);
     if (strcmp(conf->means, "auto") == 0) {
         if (!launch.means)
             return hm_fail(HM_ERR_INVALID,

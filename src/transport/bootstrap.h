@@ -57,12 +57,4 @@ void hm_bootstrap_close(struct hm_bootstrap *bootstrap);
 /* Random bytes for a key that this launch shares.  HM_ERR_STORAGE: the system has none. */
 HM_MUST_CHECK enum hm_status hm_bootstrap_secret(uint8_t *bytes, size_t byte_count);
 
-/* What the launcher's environment says of this process; -1 where it says nothing.  `means` is
- * "mpi", or NULL where no MPI launcher started us. */
-struct hm_launch {
-    int rank, size;
-    const char *means;
-};
-void hm_launch_read(struct hm_launch *launch);
-
 #endif

@@ -259,7 +259,6 @@ void hm_rpc_settle(struct hm_rpc *rpc); /* finishes a close that waits for nothi
 
 /* ---- rpc_send.c: the way out of a connection */
 
-enum hm_rpc_class hm_rpc_class_of(uint16_t method);
 /* Sends now or queues; `call`: whose request it is, or NULL.
  * Errors:  HM_ERR_BUSY: no place to queue it; HM_ERR_PEER_UNREACHABLE: the connection is going
  * down; what the transport's send says. */

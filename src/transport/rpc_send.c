@@ -212,7 +212,7 @@ static bool wire_free(const struct hm_conn *conn)
     return !conn->blocked && conn->wire_count < HM_RPC_WIRE_MAX;
 }
 
-enum hm_rpc_class hm_rpc_class_of(uint16_t method)
+static enum hm_rpc_class class_of(uint16_t method)
 {
     if (method < HM_METHOD_DHT_FIND) return HM_CLASS_CONTROL;
     return method < HM_METHOD_EXPERT_INFO ? HM_CLASS_DHT : HM_CLASS_EXPERT;
@@ -221,7 +221,7 @@ enum hm_rpc_class hm_rpc_class_of(uint16_t method)
 void hm_conn_count_sent(const struct hm_conn *conn, uint16_t method, bool fast)
 {
     struct hm_rpc *rpc = conn->rpc;
-    enum hm_rpc_class class = hm_rpc_class_of(method);
+    enum hm_rpc_class class = class_of(method);
     struct hm_metric *metric = fast ? rpc->sent_fabric : rpc->sent_control;
     metric[class].value++;
     if (!fast && conn->fast && class != HM_CLASS_CONTROL) rpc->sent_control_after_join.value++;
