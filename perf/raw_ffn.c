@@ -7,7 +7,8 @@
  *   a1 = W0 x + b0,  r1 = ReLU(LN(a1)),  a2 = W3 r1 + b3,  r2 = ReLU(LN(a2)),  y = x + W6 r2 + b6
  *
  * forward: that.  train: that, its gradients to parameters and input, and Adam as one pass over
- * the parameters.  adam: the pass alone, over as many parameters.
+ * the parameters.  adam: the pass alone, over as many parameters (and gradients that were written:
+ * what never was is one page of zeros, which costs no memory to read).
  * --rows 32x5,64x1: five batches of 32 rows and one of 64; the figure is theirs together.
  * plain:   weights [out, in], dnnl_sgemm.
  * padded:  weights [in, out + 16], dnnl_sgemm: rows a power of two apart share their cache sets.
@@ -279,6 +280,7 @@ static bool model_create(struct model *model, enum layout layout, bool train)
     model->dx = map(narrow);
     fill(model->x, (size_t)rows * (size_t)h, 1.0f);
     fill(model->dy, (size_t)rows * (size_t)h, 1e-3f);
+    if (train) fill(model->g, model->count, 1e-3f);
     for (int i = 0; i < 2; i++) {
         model->a[i] = map(wide), model->r[i] = map(wide), model->d[i] = map(wide);
         model->mean[i] = map((size_t)rows * 4), model->inverse[i] = map((size_t)rows * 4);

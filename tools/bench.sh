@@ -14,6 +14,8 @@ field() { # NAME or OBJECT.NAME, of a line of JSON
     sed -nE "s/.*$inside\"$name\":(-?[0-9.e+-]+).*/\1/p"
 }
 
+# RATIO is a field where 1 is as good as raw and less is worse; with 1/ before it, where more is worse.
+# Its bar: ten # are as good as raw.
 bench() { # NAME UNIT FIGURE LIMIT RATIO MORE -- ARGUMENTS
     local name=$1 unit=$2 figure=$3 limit=$4 ratio=$5 more=$6 line
     shift 7
@@ -24,12 +26,16 @@ bench() { # NAME UNIT FIGURE LIMIT RATIO MORE -- ARGUMENTS
     fi
     printf '{"case":"%s",%s\n' "$name" "${line#\{}" >>"$out"
     awk -v name="$name" -v unit="$unit" -v more="$more" -v ours="$(field "$figure" <<<"$line")" \
-        -v limit="$(field "$limit" <<<"$line")" -v ratio="$(field "$ratio" <<<"$line")" \
+        -v limit="$(field "$limit" <<<"$line")" -v ratio="$(field "${ratio#1/}" <<<"$line")" \
+        -v inverse="${ratio%%[!1/]*}" \
         -v value="$([ -z "$more" ] || field "$more" <<<"$line")" 'BEGIN {
             digits = ours < 1000 ? 1 : 0
             printf "%-34s %11.*f %-8s", name, digits, ours, unit
+            if (inverse != "" && ratio > 0) ratio = 1 / ratio
             if (ratio != "") printf " %11.*f  %5.2f", digits, limit, ratio; else printf " %11s  %5s", "-", "-"
-            if (value != "") printf "  %s %.1f", more, value
+            bar = ""
+            for (i = 1; i <= 20 && (i <= 10 || i <= ratio * 10 + 0.5); i++) bar = bar (i <= ratio * 10 + 0.5 ? "#" : ".")
+            if (value != "") printf "  %-20s  %s %.1f", bar, more, value; else printf "  %s", bar
             printf "\n" }'
 }
 
@@ -40,7 +46,7 @@ throughput() { # NAME FIGURE -- ARGUMENTS
 }
 
 : >"$out"
-printf '%-34s %11s %-8s %11s  %5s\n' case ours '' limit ratio
+printf '%-34s %11s %-8s %11s  %5s  %s\n' case ours '' limit ratio 'as good as raw: ##########'
 transports=tcp
 [ ! -e "$build/lib/hivemind/ucx.so" ] || transports='tcp ucx'
 for t in $transports; do
@@ -51,12 +57,16 @@ for t in $transports; do
         throughput "single rows $processes x $((64 / processes)) $t" calls_per_second -- \
             --rows 1 --experts 1 --clients 64 --client-processes "$processes" --transport "$t"
     done
-    bench "transport $t 8 B, times the limit" us mean_us limit.mean_us ratio.mean_us p99_us -- \
+    bench "transport $t 8 B" us mean_us limit.mean_us 1/ratio.mean_us p99_us -- \
         transport --transport "$t" --size 8
     bench "transport $t 1 MiB" MB/s megabytes_per_second limit.megabytes_per_second ratio.megabytes_per_second \
         '' -- transport --transport "$t" --size 1M
 done
-throughput "ffn forward" rows_per_second -- --preset ffn_small_batch --clients 8
-throughput "ffn forward + training" rows_per_second -- --preset ffn_small_batch --clients 8 --backward
+for dtype in f32 bf16; do
+    throughput "ffn forward $dtype" rows_per_second -- --preset ffn_small_batch --clients 8 --dtype $dtype
+    throughput "ffn forward + training $dtype" rows_per_second -- --preset ffn_small_batch --clients 8 --backward \
+        --dtype $dtype
+    bench "Adam $dtype, 25.2 M parameters" ms ms limit_ms ratio '' -- expert --pass adam --dtype $dtype
+done
 bench "codec u8 1 MiB" GB/s both_gb_per_second limit_memcpy_gb_per_second ratio '' -- codec --codec u8 --bytes 1M
 echo "JSON lines: $out"

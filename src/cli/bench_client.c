@@ -341,7 +341,9 @@ int bench_client(int argc, char **argv)
     static struct client client;
     struct bench_conf conf;
     struct hm_options options;
-    int code = bench_work_parse(&options, &conf, "", argc, argv);
+    int code = bench_work_parse(
+        &options, &conf,
+        "hivemind bench client - a process of hivemind bench throughput and latency\n", argc, argv);
     client.conf = &conf;
     if (code == CLI_GO_ON) code = bench_node_open(&conf, false, &client.node);
     if (code == CLI_GO_ON) {

@@ -20,13 +20,13 @@ static const char usage[] =
     "  hivemind bench codec\n"
     "  hivemind bench codec --codec u8 --bytes 8M --columns 4096 --json\n";
 
-enum { ROUNDS_MAX = 99, DRAWN_MAX = 1 << 20 };
+enum { DRAWN_MAX = 1 << 20 };
 static const size_t sizes[] = {(size_t)1 << 20, (size_t)8 << 20, (size_t)128 << 20};
 
 struct conf {
     const char *codec;
     size_t bytes;
-    uint32_t columns, rounds;
+    uint32_t columns, repeats;
     bool json;
 };
 #define AT(member) offsetof(struct conf, member)
@@ -35,8 +35,8 @@ static const struct hm_option options_table[] = {
     {"bytes", HM_OPTION_BYTES, NULL, "BYTES", "of rows; none given: 1, 8 and 128 MiB", AT(bytes),
      4096, 1e10},
     {"columns", HM_OPTION_U32, "1024", "COLUMNS", "of a row", AT(columns), 1, 65536},
-    {"rounds", HM_OPTION_U32, "5", "COUNT", "of which the median counts", AT(rounds), 1,
-     ROUNDS_MAX},
+    {"repeats", HM_OPTION_U32, "5", "COUNT", "rounds, of which the medians count", AT(repeats), 1,
+     BENCH_ROUNDS_MAX},
     {"json", HM_OPTION_BOOL, "false", NULL, "one line of JSON a case", AT(json), 0, 0},
 };
 
@@ -48,7 +48,8 @@ struct codec_case {
     size_t bytes; /* of the rows as f32 */
     float *row, *back;
     uint8_t *coded;
-    double copy[ROUNDS_MAX], encode[ROUNDS_MAX], decode[ROUNDS_MAX]; /* seconds a pass */
+    double copy[BENCH_ROUNDS_MAX], encode[BENCH_ROUNDS_MAX],
+        decode[BENCH_ROUNDS_MAX]; /* seconds a pass */
 };
 
 enum what { COPY, ENCODE, DECODE };
@@ -84,20 +85,6 @@ static enum hm_status clock_pass(const struct codec_case *c, enum what what, dou
     return HM_OK;
 }
 
-static int compare(const void *left, const void *right)
-{
-    double a = *(const double *)left, b = *(const double *)right;
-    return (a > b) - (a < b);
-}
-
-static double median(const double *value, unsigned count)
-{
-    double sorted[ROUNDS_MAX];
-    memcpy(sorted, value, count * sizeof *value);
-    qsort(sorted, count, sizeof *sorted, compare);
-    return count % 2 ? sorted[count / 2] : (sorted[count / 2 - 1] + sorted[count / 2]) / 2;
-}
-
 /* Root of the mean square of the error, over that of the values. */
 static double rms_error(const struct codec_case *c)
 {
@@ -113,16 +100,16 @@ static double rms_error(const struct codec_case *c)
 static void print(const struct codec_case *c)
 {
     const struct conf *conf = c->conf;
-    double both[ROUNDS_MAX], ratio[ROUNDS_MAX], gigabytes = (double)c->bytes / 1e9;
-    for (unsigned i = 0; i < conf->rounds; i++) {
+    double both[BENCH_ROUNDS_MAX], ratio[BENCH_ROUNDS_MAX], gigabytes = (double)c->bytes / 1e9;
+    for (unsigned i = 0; i < conf->repeats; i++) {
         both[i] = c->encode[i] + c->decode[i];
         ratio[i] = c->copy[i] / both[i];
     }
-    double copy_speed = gigabytes / median(c->copy, conf->rounds),
-           encode_speed = gigabytes / median(c->encode, conf->rounds),
-           decode_speed = gigabytes / median(c->decode, conf->rounds),
-           both_speed = gigabytes / median(both, conf->rounds),
-           limit_ratio = median(ratio, conf->rounds), error = rms_error(c);
+    double copy_speed = gigabytes / bench_median(c->copy, conf->repeats),
+           encode_speed = gigabytes / bench_median(c->encode, conf->repeats),
+           decode_speed = gigabytes / bench_median(c->decode, conf->repeats),
+           both_speed = gigabytes / bench_median(both, conf->repeats),
+           limit_ratio = bench_median(ratio, conf->repeats), error = rms_error(c);
     double bytes_ratio = (double)hm_codec_row_bytes(c->codec, conf->columns) /
                          (double)(conf->columns * sizeof(float));
     if (!conf->json) {
@@ -176,7 +163,7 @@ static enum hm_status run_case(const struct conf *conf, uint8_t id, size_t bytes
     fill(c.row, c.bytes / sizeof(float));
     memset(c.coded, 0, c.bytes); /* no page is touched for the first time while the clock runs */
     memset(c.back, 0, c.bytes);
-    for (unsigned i = 0; i < conf->rounds && !status; i++) {
+    for (unsigned i = 0; i < conf->repeats && !status; i++) {
         status = clock_pass(&c, COPY, &c.copy[i]);
         if (!status) status = clock_pass(&c, ENCODE, &c.encode[i]);
         if (!status) status = clock_pass(&c, DECODE, &c.decode[i]);
@@ -205,7 +192,7 @@ int bench_codec(int argc, char **argv)
         enum hm_status status = HM_OK;
         if (!conf.json)
             printf("%u columns, one thread, %s, median of %u rounds\n", conf.columns,
-                   hm_codec_instructions(), conf.rounds);
+                   hm_codec_instructions(), conf.repeats);
         for (unsigned i = 0; i < (conf.bytes ? 1 : HM_COUNT_OF(sizes)) && !status; i++) {
             for (uint8_t id = 0; id < HM_CODEC_COUNT && !status; id++) {
                 if (only && only->id != id) continue;

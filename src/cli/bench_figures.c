@@ -1,6 +1,8 @@
 /* cli/bench_figures.c - figures of a round, medians, and how they are shown. */
 #include "cli/bench_figures.h"
 
+#include "cli/bench.h"
+
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -126,21 +128,9 @@ void bench_figures_add(struct bench_figures *figures, const struct bench_conf *c
 
 /* ---- of all ---------------------------------------------------------------------------------- */
 
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return x < y ? -1 : x > y;
-}
-
 double bench_figure(const struct bench_figures *figures, enum bench_figure figure)
 {
-    double sorted[BENCH_REPEATS_MAX];
-    unsigned count = 0;
-    for (unsigned i = 0; i < figures->rounds; i++)
-        if (!isnan(figures->value[figure][i])) sorted[count++] = figures->value[figure][i];
-    if (count == 0) return NAN;
-    qsort(sorted, count, sizeof(*sorted), by_value);
-    return (sorted[(count - 1) / 2] + sorted[count / 2]) / 2;
+    return bench_median(figures->value[figure], figures->rounds);
 }
 
 /* From the end of the first round to the end of the last: 0.01 is one per cent. */

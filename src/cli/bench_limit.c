@@ -147,18 +147,12 @@ static void note_sizes(struct bench_limit *limit, const struct bench_round *roun
 
 static double ffn_rows(struct bench_limit *limit, const char *pass, double seconds)
 {
-    struct arguments arguments = {.count = 0};
     char line[1024];
-    say(&arguments, "--pass", pass);
-    say(&arguments, "--rows", limit->sizes);
-    say_number(&arguments, "--hidden", limit->conf->hidden, 0);
-    say(&arguments, "--dtype", limit->dtype);
-    if (run(limit, &arguments, seconds, line, sizeof(line)))
+    if (bench_raw_ffn(pass, limit->sizes, limit->conf->hidden, &limit->dtype, seconds, line,
+                      sizeof(line)))
         return bench_raw_number(line, "rows_per_second");
-    if (strcmp(limit->dtype, "f32") == 0) return NAN;
-    limit->dtype = "f32";
-    limit->why[0] = 0;
-    return ffn_rows(limit, pass, seconds);
+    snprintf(limit->why, sizeof(limit->why), "perf-%s failed", limit->program);
+    return NAN;
 }
 
 static void measure_ffn(struct bench_limit *limit, unsigned half, double seconds)

@@ -47,3 +47,18 @@ double bench_raw_number(const char *line, const char *name)
     const char *at = strstr(line, key);
     return at ? strtod(at + strlen(key), NULL) : NAN;
 }
+
+bool bench_raw_ffn(const char *pass, const char *rows, uint32_t hidden, const char **dtype,
+                   double seconds, char *line, size_t line_bytes)
+{
+    char columns[16], time[32];
+    snprintf(columns, sizeof columns, "%u", hidden);
+    snprintf(time, sizeof time, "%.3f", seconds);
+    const char *arguments[] = {"--pass",  pass,   "--rows",    rows, "--hidden", columns,
+                               "--dtype", *dtype, "--seconds", time, NULL};
+    hm_ns timeout = (hm_ns)(seconds * 1e9) + 60 * HM_S;
+    if (bench_raw_run("raw_ffn", arguments, timeout, line, line_bytes)) return true;
+    if (strcmp(*dtype, "f32") == 0) return false;
+    *dtype = "f32";
+    return bench_raw_ffn(pass, rows, hidden, dtype, seconds, line, line_bytes);
+}

@@ -13,4 +13,9 @@ bool bench_raw_run(const char *name, const char *const *arguments, hm_ns timeout
 /* A number of that line of JSON; NAN: there is none of that name. */
 double bench_raw_number(const char *line, const char *name);
 
+/* perf-raw_ffn's line: `pass` ("forward", "train", "adam") over batches of `rows` ("32x5,64").
+ * *dtype becomes f32 where the CPU has no products in it: ours multiply in f32 there as well. */
+bool bench_raw_ffn(const char *pass, const char *rows, uint32_t hidden, const char **dtype,
+                   double seconds, char *line, size_t line_bytes);
+
 #endif

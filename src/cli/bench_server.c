@@ -61,7 +61,9 @@ int bench_server(int argc, char **argv)
     struct hm_options options;
     struct hm_node *node = NULL;
     struct cli_stop *stop = NULL;
-    int code = bench_work_parse(&options, &conf, "", argc, argv);
+    int code = bench_work_parse(
+        &options, &conf,
+        "hivemind bench server - a process of hivemind bench throughput and latency\n", argc, argv);
     if (code == CLI_GO_ON) code = bench_node_open(&conf, true, &node);
     /* A signal is no sudden end: the end of the input follows it. */
     if (code == CLI_GO_ON) code = cli_stop_start(node, &stop);

@@ -263,24 +263,6 @@ static void perftest(const struct bench *bench, size_t bytes, const struct figur
 
 /* ---- figures --------------------------------------------------------------------------------- */
 
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return x < y ? -1 : x > y;
-}
-
-/* Of those that are there. */
-static double median(const double *value, unsigned count)
-{
-    double sorted[ROUNDS_MAX];
-    unsigned kept = 0;
-    for (unsigned i = 0; i < count; i++)
-        if (!isnan(value[i])) sorted[kept++] = value[i];
-    if (kept == 0) return NAN;
-    qsort(sorted, kept, sizeof *sorted, by_value);
-    return kept % 2 ? sorted[kept / 2] : (sorted[kept / 2 - 1] + sorted[kept / 2]) / 2;
-}
-
 static double figure(const struct figures *f, size_t offset)
 {
     return *(const double *)((const char *)f + offset);
@@ -291,7 +273,7 @@ static double of(const struct bench *bench, enum who who, size_t offset)
     double value[ROUNDS_MAX];
     for (unsigned i = 0; i < bench->conf.repeats; i++)
         value[i] = figure(&bench->figures[who][i], offset);
-    return median(value, bench->conf.repeats);
+    return bench_median(value, bench->conf.repeats);
 }
 
 /* Ours by theirs. */
@@ -301,7 +283,7 @@ static double ratio(const struct bench *bench, enum who who, size_t offset)
     for (unsigned i = 0; i < bench->conf.repeats; i++)
         value[i] =
             figure(&bench->figures[OURS][i], offset) / figure(&bench->figures[who][i], offset);
-    return median(value, bench->conf.repeats);
+    return bench_median(value, bench->conf.repeats);
 }
 
 #define FIGURE(member) offsetof(struct figures, member)

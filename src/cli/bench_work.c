@@ -1,6 +1,7 @@
 /* cli/bench_work.c - options and presets of a benchmark of one server. */
 #include "cli/bench_work.h"
 
+#include "experts/expert.h"
 #include "tensor/codec.h"
 
 #include <stdio.h>
@@ -112,6 +113,10 @@ enum hm_status bench_work_check(struct bench_conf *conf)
     if (!conf->kind) conf->kind = preset->kind;
     if (strcmp(conf->kind, "ffn") != 0 && strcmp(conf->kind, "nop") != 0)
         return hm_fail(HM_ERR_INVALID, "--kind is '%s'; it can be ffn or nop", conf->kind);
+    const struct hm_expert_conf expert = {.kind = conf->kind, .hidden = conf->hidden};
+    struct hm_plan plan;
+    enum hm_status status = hm_expert_kind_find(conf->kind)->plan(&expert, &plan);
+    if (status) return status;
     if (strcmp(conf->dtype, "f32") != 0 && strcmp(conf->dtype, "bf16") != 0)
         return hm_fail(HM_ERR_INVALID, "--dtype is '%.20s'; it can be f32 or bf16", conf->dtype);
     if (!conf->experts) conf->experts = preset->experts;

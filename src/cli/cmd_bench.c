@@ -12,6 +12,7 @@ static const struct bench_kind {
     {"throughput", "rows a second through one server, with the presets of the Python hivemind",
      bench_throughput},
     {"latency", "how long a single call takes, and where that time goes", bench_latency},
+    {"expert", "one expert without a server: forward, training, its optimizer alone", bench_expert},
     {"codec", "rows coded and decoded on one core, beside memcpy", bench_codec},
     {"server", NULL, bench_server},
     {"client", NULL, bench_client},

@@ -27,8 +27,10 @@ int cli_parse(struct hm_options *options, const char *usage, int argc, char **ar
     }
     if (status) return cli_fail(CLI_USAGE, status);
     if (options->positional_count > 0) {
-        fprintf(stderr, "hivemind: what is '%s'? Options start with --; see hivemind %s --help\n",
-                options->positional[0], argv[0]);
+        const char *end = strstr(usage, " - "); /* "hivemind bench codec - ..." */
+        HM_ASSERT(end);
+        fprintf(stderr, "hivemind: what is '%s'? Options start with --; see %.*s --help\n",
+                options->positional[0], (int)(end - usage), usage);
         return CLI_USAGE;
     }
     return CLI_GO_ON;

@@ -321,3 +321,8 @@ enum hm_status hm_expert_backward(struct hm_expert *e, struct hm_exec *exec,
     if (status == HM_OK) status = make_step(e, exec, scale);
     return status;
 }
+
+enum hm_status hm_expert_optimize(struct hm_expert *e, struct hm_exec *exec)
+{
+    return make_step(e, exec, 1.0f);
+}

@@ -124,5 +124,8 @@ HM_MUST_CHECK enum hm_status hm_expert_forward(struct hm_expert *expert, struct 
 HM_MUST_CHECK enum hm_status hm_expert_backward(struct hm_expert *expert, struct hm_exec *exec,
                                                 const struct hm_tensor *x,
                                                 const struct hm_tensor *dy, struct hm_tensor *dx);
+/* The optimizer's pass alone, once more with the last backward's gradients: for measurements.
+ * Thread:  lane.  Cost: one pass over parameters, gradients, slots and packed copies. */
+HM_MUST_CHECK enum hm_status hm_expert_optimize(struct hm_expert *expert, struct hm_exec *exec);
 
 #endif

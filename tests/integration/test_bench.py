@@ -85,6 +85,27 @@ def training(lab):
     check(round(line['rows_per_second'] * line['seconds']) == 48, 'of the same rows', line)
 
 
+def expert(lab, dtype):
+    """Without a server: a line a pass and size, and the optimizer's pass alone."""
+    arguments = ['bench', 'expert', '--hidden', 32, '--rows', '4,9', '--seconds', '50ms', '--dtype', dtype]
+    result = lab.run(*arguments, '--repeats', 3, '--json', seconds=60 * SLOW)
+    check(result.code == 0, f'an expert in {dtype} runs alone', (result.code, result.err))
+    lines = [json.loads(line) for line in result.out.splitlines()]
+    passes = [('forward', 4), ('forward', 9), ('train', 4), ('train', 9), ('adam', None)]
+    check([(line['pass'], line.get('rows')) for line in lines] == passes, '... each pass once', result.out)
+    for line in lines:
+        numbers = [line[name] for name in ('ms', 'limit_ms', 'ratio')]
+        check(all(math.isfinite(number) and number > 0 for number in numbers), f'... {line["pass"]} beside raw', line)
+        if 'rows' in line:
+            pace = line['rows'] / line['ms'] * 1e3
+            check(abs(line['rows_per_second'] / pace - 1) < 1e-6, '... rows a second are its rows', line)
+    result = lab.run(*arguments, '--pass', 'adam', '--no-limit', '--json', seconds=60 * SLOW)
+    check(result.code == 0 and result.json['pass'] == 'adam' and 'ratio' not in result.json, '... or one', result.out)
+    result = lab.run(*arguments, '--no-limit', seconds=60 * SLOW)
+    said = (result.code, result.out)
+    check(result.code == 0 and 'not asked for' in result.out and 'adam' in result.out, '... a table for people', said)
+
+
 def for_people(lab):
     result = lab.run('bench', 'latency', '--seconds', '100ms', '--hidden', 32, seconds=60 * SLOW)
     check(
@@ -133,10 +154,26 @@ def wrong_arguments(lab):
         (['throughput', '--backward', '--forward-only'], ['--backward', '--forward-only']),
         (['throughput', '--clients', '0'], ['--clients']),
         (['throughput', '--repeats', '1000'], ['--repeats']),
-        (['throughput', 'more'], ['more']),
+        (['throughput', '--kind', 'ffn', '--hidden', '9000'], ['9000', '8192']),
+        (['throughput', 'more'], ['more', 'hivemind bench throughput --help']),
         (['latency', '--clients', '4'], ['--clients']),
         (['latency', '--transport', 'smoke'], ['smoke', 'tcp', 'ucx']),
         (['latency', '--seconds', '3'], ['--seconds']),
+        (['codec', '--codec', 'u9'], ['u9', 'u8']),
+        (['codec', '--columns', '0'], ['--columns']),
+        (['codec', '--repeats', '0'], ['--repeats']),
+        (['codec', 'more'], ['more', 'hivemind bench codec --help']),
+        (['server', 'more'], ['more', 'hivemind bench server --help']),
+        (['client', 'more'], ['more']),
+        (['end', 'more'], ['more']),
+        (['expert', '--rows', '8,x'], ['8,x', '--rows']),
+        (['expert', '--rows', '8,'], ['8,', '--rows']),
+        (['expert', '--rows='], ['--rows']),
+        (['expert', '--rows', '65537'], ['65537', '65536']),
+        (['expert', '--pass', 'sgd'], ['sgd', 'adam']),
+        (['expert', '--dtype', 'f64'], ['f64', 'f32', 'bf16']),
+        (['expert', '--hidden', '0'], ['--hidden']),
+        (['expert', 'more'], ['more']),
         (['transport', '--size', '8,x'], ['8,x', '--size']),
         (['transport', '--size', '300M'], ['300M']),
         (['transport', '--transport', 'smoke'], ['smoke', 'tcp', 'ucx']),
@@ -155,6 +192,8 @@ def test(lab):
     throughput(lab, 'tcp', 'raw_tls_echo')
     transport(lab, 'tcp', 'raw_tls_echo')
     training(lab)
+    expert(lab, 'f32')
+    expert(lab, 'bf16')
     for_people(lab)
     without_the_others(lab)
     if not UCX:

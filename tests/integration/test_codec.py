@@ -65,7 +65,7 @@ def refused_by_name(lab):
 
 
 def benchmarks(lab):
-    result = lab.run('bench', 'codec', '--bytes', '64K', '--rounds', 1, '--json')
+    result = lab.run('bench', 'codec', '--bytes', '64K', '--repeats', 1, '--json')
     check(result.code == 0 and len(result.out.splitlines()) == 4, 'bench codec says a line a codec', result.out)
     last = result.json
     check(
