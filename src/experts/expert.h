@@ -40,7 +40,8 @@ struct hm_plan {
     unsigned parameter_count;
     struct hm_parameter parameter[HM_PARAMETERS_MAX];
     size_t parameter_elements;
-    hm_ns delay; /* nop_delay */
+    hm_ns delay;   /* nop_delay */
+    bool identity; /* forward gives back its input: y may be x, and nothing is copied then */
     /* forward and backward; the lane's arena holds batch_rows_max times this */
     size_t scratch_bytes_per_row;
 };
@@ -110,7 +111,8 @@ const struct hm_optimizer *hm_expert_optimizer(const struct hm_expert *expert);
  * lane. */
 HM_MUST_CHECK enum hm_status hm_expert_loaded(struct hm_expert *expert, uint64_t step);
 
-/* y [rows, out] = forward(x [rows, in]).
+/* y [rows, out] = forward(x [rows, in]).  Where the plan says identity y may be x: then nothing is
+ * done but the kind's delay, and no value is looked at.
  * Errors:  where y has a non-finite value, HM_ERR_NUMERIC if x has one (the caller's fault), else
  *          HM_ERR_EXPERT_NUMERIC.
  * Thread:  lane. */

@@ -8,7 +8,8 @@
  * again only theirs fails.
  *
  * What comes out is written where the replies are sent from.  If some part wants its rows coded, it
- * is written aside, and one pass codes it from there. */
+ * is written aside, and one pass codes it from there.  Rows of an expert that gives back its input
+ * are gathered where its output goes. */
 #include "server/internal.h"
 
 /* Rows [first, first + count) of a part, from its call's rows to `into`. */
@@ -56,9 +57,9 @@ static enum hm_status rest_finite(struct hm_exec *exec, const struct hm_served_p
     return status;
 }
 
-/* Fills the lane's x (and dy) with the batch's rows; *good counts the pieces that take part. */
+/* Fills x (and the lane's dy) with the batch's rows; *good counts the pieces that take part. */
 static enum hm_status gather_batch(const struct hm_served_pass *pass, const struct hm_batch *batch,
-                                   uint32_t columns, unsigned *good)
+                                   uint32_t columns, float *batch_x, unsigned *good)
 {
     struct hm_served_lane *lane = pass->hosted->lane;
     *good = 0;
@@ -67,7 +68,7 @@ static enum hm_status gather_batch(const struct hm_served_pass *pass, const stru
         struct hm_served_part *part = piece->task->arg;
         size_t offset = (size_t)piece->batch_first * columns;
         size_t elements = (size_t)piece->count * columns;
-        float *x = (float *)lane->x.base + offset;
+        float *x = batch_x + offset;
         float *dy = pass->pass == HM_PASS_BACKWARD ? (float *)lane->dy.base + offset : NULL;
         bool finite = false;
         enum hm_status status = gather_both(&lane->exec, part, piece->task_first, piece->count,
@@ -87,15 +88,15 @@ static enum hm_status gather_batch(const struct hm_served_pass *pass, const stru
 }
 
 /* Rows [first, first + count) of the gathered batch, into these of y. */
-static enum hm_status compute(const struct hm_served_pass *pass, float *y, uint32_t first,
-                              uint32_t count)
+static enum hm_status compute(const struct hm_served_pass *pass, float *batch_x, float *y,
+                              uint32_t first, uint32_t count)
 {
     struct hm_expert *expert = pass->hosted->expert;
     struct hm_served_lane *lane = pass->hosted->lane;
     struct hm_exec *exec = &lane->exec;
     uint32_t columns = hm_expert_plan(expert)->input.row[0].dim[0];
     size_t offset = (size_t)first * columns;
-    struct hm_tensor x = hm_matrix_f32((float *)lane->x.base + offset, count, columns);
+    struct hm_tensor x = hm_matrix_f32(batch_x + offset, count, columns);
     struct hm_tensor dy = hm_matrix_f32((float *)lane->dy.base + offset, count, columns);
     struct hm_tensor out = hm_matrix_f32(y + offset, count, columns);
     enum hm_status status = pass->pass == HM_PASS_BACKWARD
@@ -115,7 +116,7 @@ static void note(const struct hm_served_pass *pass, const struct hm_piece *piece
 /* Somebody's values overflowed inside the expert, and nothing was stepped: each piece again by
  * itself, so that it fails alone. */
 static enum hm_status compute_each(const struct hm_served_pass *pass, const struct hm_batch *batch,
-                                   float *y)
+                                   float *batch_x, float *y)
 {
     enum hm_status first = HM_OK;
     unsigned good = 0;
@@ -123,7 +124,7 @@ static enum hm_status compute_each(const struct hm_served_pass *pass, const stru
         const struct hm_piece *piece = &batch->piece[i];
         struct hm_served_part *part = piece->task->arg;
         if (part->failed) continue;
-        part->failed = compute(pass, y, piece->batch_first, piece->count);
+        part->failed = compute(pass, batch_x, y, piece->batch_first, piece->count);
         note(pass, piece, part->failed);
         if (!part->failed) good++;
         if (part->failed && !first) first = part->failed;
@@ -166,16 +167,20 @@ static enum hm_status encode_batch(const struct hm_served_pass *pass, const stru
 enum hm_status hm_expert_server_run_batch(void *arg, struct hm_batch *batch)
 {
     struct hm_served_pass *pass = arg;
-    uint32_t columns = hm_expert_plan(pass->hosted->expert)->input.row[0].dim[0];
+    const struct hm_plan *plan = hm_expert_plan(pass->hosted->expert);
+    struct hm_served_lane *lane = pass->hosted->lane;
+    uint32_t columns = plan->input.row[0].dim[0];
     bool plain = all_plain(batch);
-    float *y = plain ? batch->out->base : pass->hosted->lane->out.base;
+    float *y = plain ? batch->out->base : lane->out.base;
+    bool in_place = plain && plan->identity && pass->pass == HM_PASS_FORWARD;
+    float *x = in_place ? y : lane->x.base;
     unsigned good = 0;
 
-    enum hm_status status = gather_batch(pass, batch, columns, &good);
+    enum hm_status status = gather_batch(pass, batch, columns, x, &good);
     if (!status && good == 0) status = HM_ERR_NUMERIC;
-    if (!status) status = compute(pass, y, 0, batch->row_count);
+    if (!status) status = compute(pass, x, y, 0, batch->row_count);
     if (status == HM_ERR_EXPERT_NUMERIC && good > 1) {
-        status = compute_each(pass, batch, y);
+        status = compute_each(pass, batch, x, y);
     } else {
         for (unsigned i = 0; i < batch->piece_count; i++) note(pass, &batch->piece[i], status);
     }

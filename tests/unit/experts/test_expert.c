@@ -224,6 +224,26 @@ static void nop_gives_back_its_rows_and_counts_steps(void **state)
     bench_fini(&b);
 }
 
+static void a_forward_in_place_is_of_identities_alone_and_keeps_the_delay(void **state)
+{
+    (void)state;
+    const struct hm_expert_conf conf = {
+        .kind = "nop_delay", .hidden = HIDDEN, .optimizer = "sgd", .delay = 3 * HM_MS};
+    struct bench b;
+    bench_init(&b, &ffn_adam, 3);
+    assert_false(hm_expert_plan(b.expert)->identity);
+    bench_fini(&b);
+    bench_init(&b, &conf, 3);
+    assert_true(hm_expert_plan(b.expert)->identity);
+    float kept[3 * HIDDEN];
+    memcpy(kept, b.x_data, sizeof kept);
+    hm_ns before = hm_thread_clock();
+    assert_ok(hm_expert_forward(b.expert, &b.exec, &b.x, &b.x));
+    assert_true(hm_thread_clock() - before >= conf.delay);
+    assert_memory_equal(b.x_data, kept, sizeof kept);
+    bench_fini(&b);
+}
+
 static void nop_delay_gives_back_its_rows_and_no_batch_takes_less_than_its_delay(void **state)
 {
     (void)state;
@@ -495,6 +515,7 @@ int main(void)
         cmocka_unit_test(first_parameters_are_pytorchs_defaults),
         cmocka_unit_test(a_conf_that_makes_no_sense_is_refused_with_a_line),
         cmocka_unit_test(nop_gives_back_its_rows_and_counts_steps),
+        cmocka_unit_test(a_forward_in_place_is_of_identities_alone_and_keeps_the_delay),
         cmocka_unit_test(nop_delay_gives_back_its_rows_and_no_batch_takes_less_than_its_delay),
         cmocka_unit_test(forward_changes_nothing_and_backward_steps_once),
         {"training_in_f32_towards_a_target_lowers_the_loss",
