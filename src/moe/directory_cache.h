@@ -59,6 +59,9 @@ struct hm_page *hm_page_get_server(struct hm_directory_cache *cache,
                                    const struct hm_node_id *server);
 struct hm_page *hm_page_get_names(struct hm_directory_cache *cache);
 void hm_page_put(struct hm_page *page);
+/* directory_page.c: a look-up is over; found NULL: it came back without this page's key. */
+void hm_page_take(struct hm_page *page, struct hm_loop *loop, hm_ns negative_max,
+                  enum hm_status status, const struct hm_found *found);
 bool hm_page_usable(const struct hm_directory_cache *cache, const struct hm_page *page);
 /* Gathers pages to fetch where they are worth it: not usable, or not fresh.  _end sends what was
  * gathered, many keys a call. */
