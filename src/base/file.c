@@ -14,20 +14,20 @@
 
 enum { PATH_BYTES = 4096 };
 
-static bool write_all(int fd, const char *bytes, size_t count)
+bool hm_file_write_all(int fd, const void *bytes, size_t count)
 {
+    const char *at = bytes;
     while (count > 0) {
-        ssize_t written = write(fd, bytes, count);
+        ssize_t written = write(fd, at, count);
         if (written < 0 && errno == EINTR) continue;
         if (written <= 0) return false;
-        bytes += written;
+        at += written;
         count -= (size_t)written;
     }
     return fsync(fd) == 0;
 }
 
-/* The rename itself is on the disk once the folder is. */
-static bool sync_folder_of(const char *path)
+bool hm_file_sync_folder_of(const char *path)
 {
     char folder[PATH_BYTES];
     snprintf(folder, sizeof(folder), "%s", path);
@@ -43,9 +43,9 @@ enum hm_status hm_file_replace(const char *path, const void *bytes, size_t count
     if (snprintf(aside, sizeof(aside), "%s.tmp", path) >= (int)sizeof(aside))
         return hm_fail(HM_ERR_STORAGE, "the name %s is too long for a file", path);
     int fd = open(aside, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-    bool ok = fd >= 0 && write_all(fd, bytes, count);
+    bool ok = fd >= 0 && hm_file_write_all(fd, bytes, count);
     if (fd >= 0) ok = close(fd) == 0 && ok;
-    if (ok && rename(aside, path) == 0 && sync_folder_of(path)) return HM_OK;
+    if (ok && rename(aside, path) == 0 && hm_file_sync_folder_of(path)) return HM_OK;
     enum hm_status status = hm_fail(HM_ERR_STORAGE, "cannot write %s (%s)", path, strerror(errno));
     if (fd >= 0) (void)unlink(aside);
     return status;

@@ -1,4 +1,4 @@
-/* base/file.h - whole files, replaced and read at once. */
+/* base/file.h - whole files, replaced and read at once; and bytes that reach the disk. */
 #ifndef HM_BASE_FILE_H
 #define HM_BASE_FILE_H
 
@@ -16,5 +16,11 @@ HM_MUST_CHECK enum hm_status hm_file_replace(const char *path, const void *bytes
  * line. */
 HM_MUST_CHECK enum hm_status hm_file_read(const char *path, size_t count_max, void **bytes,
                                           size_t *count);
+
+/* The pieces, for files that are made otherwise.  False: errno says why.
+ * All of the bytes, and to the disk. */
+HM_MUST_CHECK bool hm_file_write_all(int fd, const void *bytes, size_t count);
+/* A name in a folder is on the disk once the folder is: that of `path`. */
+HM_MUST_CHECK bool hm_file_sync_folder_of(const char *path);
 
 #endif

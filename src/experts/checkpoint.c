@@ -137,14 +137,6 @@ static unsigned list_generations(const char *folder, uint64_t step[GENERATIONS_M
     return count;
 }
 
-static bool sync_folder(const char *folder)
-{
-    int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    bool ok = fd >= 0 && fsync(fd) == 0;
-    if (fd >= 0) close(fd);
-    return ok;
-}
-
 static enum hm_status make_folder(const char *dir, const char *uid, char folder[PATH_BYTES])
 {
     int bytes = snprintf(folder, PATH_BYTES - 64, "%s/%s", dir, uid);
@@ -181,7 +173,7 @@ enum hm_status hm_checkpoint_save(const char *dir, const struct hm_snapshot *sna
         unlink(aside);
         return status;
     }
-    if (!sync_folder(folder))
+    if (!hm_file_sync_folder_of(path))
         return hm_fail(HM_ERR_STORAGE, "cannot sync the folder %s (%s)", folder, strerror(errno));
     status = write_manifest(folder, snapshot->view.step);
     if (status) return status;

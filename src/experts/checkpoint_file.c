@@ -14,6 +14,7 @@
 #include "experts/checkpoint_file.h"
 
 #include "base/assert.h"
+#include "base/file.h"
 #include "experts/checkpoint.h"
 
 #include <errno.h>
@@ -161,16 +162,7 @@ static bool write_file(const char *path, const char *bytes, size_t byte_count)
 {
     int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
     if (fd < 0) return false;
-    bool ok = true;
-    while (ok && byte_count > 0) {
-        ssize_t written = write(fd, bytes, byte_count);
-        if (written < 0 && errno == EINTR) continue;
-        ok = written > 0;
-        if (!ok) break;
-        bytes += written;
-        byte_count -= (size_t)written;
-    }
-    ok = ok && fsync(fd) == 0;
+    bool ok = hm_file_write_all(fd, bytes, byte_count);
     return close(fd) == 0 && ok;
 }
 

@@ -11,6 +11,7 @@
  * Keeps:  a round's files stay until everybody has come to the next round, the last one's until
  *         everybody has closed. */
 #include "base/assert.h"
+#include "base/file.h"
 #include "base/rng.h"
 #include "base/thread.h"
 #include "base/wire.h"
@@ -92,7 +93,7 @@ static enum hm_status write_file(const struct file_bootstrap *b, uint32_t round,
              b->nonce[1], b->nonce[2], b->nonce[3]);
     int fd = open(aside, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
     if (fd < 0) return storage_failed("write", aside);
-    bool written = write(fd, bytes, count) == (ssize_t)count && fsync(fd) == 0;
+    bool written = hm_file_write_all(fd, bytes, count);
     if (close(fd) || !written || rename(aside, path)) {
         enum hm_status status = storage_failed("write", path);
         (void)unlink(aside);

@@ -9,6 +9,7 @@
 #include "transport/identity.h"
 
 #include "base/assert.h"
+#include "base/file.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -146,17 +147,6 @@ static enum hm_status key_load(const char *path, EVP_PKEY **key)
     return status;
 }
 
-static bool write_all(int fd, const char *text, size_t text_bytes)
-{
-    while (text_bytes > 0) {
-        ssize_t put = write(fd, text, text_bytes);
-        if (put < 0 && errno == EINTR) continue;
-        if (put <= 0) return false;
-        text += put, text_bytes -= (size_t)put;
-    }
-    return fsync(fd) == 0;
-}
-
 static bool key_write(int fd, EVP_PKEY *key)
 {
     BIO *bio = BIO_new(BIO_s_mem());
@@ -164,27 +154,11 @@ static bool key_write(int fd, EVP_PKEY *key)
     bool written = false;
     if (bio && PEM_write_bio_PKCS8PrivateKey(bio, key, NULL, NULL, 0, NULL, NULL) == 1) {
         long text_bytes = BIO_get_mem_data(bio, &text);
-        written = text_bytes > 0 && write_all(fd, text, (size_t)text_bytes);
+        written = text_bytes > 0 && hm_file_write_all(fd, text, (size_t)text_bytes);
         if (text_bytes > 0) OPENSSL_cleanse(text, (size_t)text_bytes);
     }
     BIO_free(bio);
     return written;
-}
-
-/* A new name in a folder is only safe once the folder is synced; best effort, as some file systems
- * refuse it. */
-static void folder_sync(const char *path)
-{
-    char folder[PATH_BYTES];
-    const char *slash = strrchr(path, '/');
-    if (slash)
-        (void)snprintf(folder, sizeof folder, "%.*s", (int)(slash - path) + 1, path);
-    else
-        (void)snprintf(folder, sizeof folder, ".");
-    int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd < 0) return;
-    (void)fsync(fd);
-    (void)close(fd);
 }
 
 /* Writes a fresh key to `path`, which did not exist a moment ago.  Whoever links first wins. */
@@ -213,7 +187,7 @@ static enum hm_status key_place(const char *path)
                       "cannot write the node's key '%s': %s; choose a folder that can be written",
                       path, strerror(errno));
     else
-        folder_sync(path);
+        (void)!hm_file_sync_folder_of(path); /* some file systems refuse it */
     EVP_PKEY_free(key);
     ERR_clear_error();
     return placed ? HM_OK : HM_ERR_STORAGE;
