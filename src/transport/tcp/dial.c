@@ -12,40 +12,10 @@
 #include <errno.h>
 #include <net/if.h>
 #include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
-
-/* A cut link is found after half a minute even if nobody pings: by data that is not acknowledged,
- * or by keepalives where there is none. */
-enum {
-    USER_TIMEOUT_MS = 30000,
-    KEEPALIVE_IDLE_S = 15,
-    KEEPALIVE_INTERVAL_S = 5,
-    KEEPALIVE_COUNT = 3,
-    UNSENT_BYTES = 256 << 10, /* what the kernel may hold back: a new message queues behind it */
-};
-
-void hm_tcp_socket_options(int fd)
-{
-    static const struct {
-        int level, name, value;
-    } option[] = {
-        {IPPROTO_TCP, TCP_NODELAY, 1},
-        {SOL_SOCKET, SO_KEEPALIVE, 1},
-        {IPPROTO_TCP, TCP_KEEPIDLE, KEEPALIVE_IDLE_S},
-        {IPPROTO_TCP, TCP_KEEPINTVL, KEEPALIVE_INTERVAL_S},
-        {IPPROTO_TCP, TCP_KEEPCNT, KEEPALIVE_COUNT},
-        {IPPROTO_TCP, TCP_USER_TIMEOUT, USER_TIMEOUT_MS},
-        {IPPROTO_TCP, TCP_NOTSENT_LOWAT, UNSENT_BYTES},
-    };
-    /* Where one is unknown the connection works without; rpc's pings find a cut link as well. */
-    for (size_t i = 0; i < HM_COUNT_OF(option); i++)
-        (void)setsockopt(fd, option[i].level, option[i].name, &option[i].value,
-                         sizeof option[i].value);
-}
 
 bool hm_tcp_numeric(const char *host, uint16_t port, struct sockaddr_storage *address)
 {

@@ -3,7 +3,7 @@
  *
  *   tcp.c       the transport: open, close, the vtable, the turn on which deferred things happen
  *   listen.c    accepting
- *   dial.c      names, addresses, connecting
+ *   dial.c      names, addresses, connecting; socket.c: a connected socket's options
  *   endpoint.c  an endpoint's life: TLS, hello, up, failing, lingering
  *   send.c      queues, and what goes on the wire next
  *   receive.c   frames in: messages, announces, pulls
@@ -204,11 +204,13 @@ HM_MUST_CHECK enum hm_status hm_tcp_dial(struct tcp_ep *ep, const struct hm_addr
 void hm_tcp_dial_event(struct tcp_ep *ep); /* the socket has an answer */
 void hm_tcp_dial_next(struct tcp_ep *ep);  /* this address has had its time */
 void hm_tcp_dial_stop(struct tcp_ep *ep);
-void hm_tcp_socket_options(int fd);
 /* "127.0.0.1", "::1", "fe80::1%eth0"; false: a name. */
 HM_MUST_CHECK bool hm_tcp_numeric(const char *host, uint16_t port,
                                   struct sockaddr_storage *address);
 socklen_t hm_tcp_address_bytes(const struct sockaddr_storage *address);
+
+/* ---- socket.c */
+void hm_tcp_socket_options(int fd); /* connected */
 
 /* ---- endpoint.c */
 struct tcp_ep *hm_tcp_ep_create(struct tcp *tcp);                 /* NULL: no memory */
