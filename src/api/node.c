@@ -289,8 +289,8 @@ int hm_node_open(const struct hm_node_options *options, struct hm_node **out)
     if (!status) status = hm_loop_uv_create(hm_rng_os_seed(), &node->loop);
     if (!status) {
         node->bridge = (struct hm_bridge){.loop = node->loop};
-        /* Nobody depends on a node that only asks; UCX's worker knows its thread. */
-        if (!options->listen && !node->fabric.ops) hm_loop_uv_welcome_guests(node->loop);
+        if (!options->listen) /* nobody depends on a node that only asks */
+            hm_loop_uv_welcome_guests(node->loop);
         status = hm_thread_start(&(struct hm_place){.name = "hm-loop"}, run_loop, node->loop,
                                  &node->thread);
     }

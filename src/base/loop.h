@@ -98,6 +98,8 @@ struct hm_loop_ops {
 };
 struct hm_loop {
     const struct hm_loop_ops *ops;
+    /* Whoever runs it waits for nothing any more and has to go: a hook returns at once. */
+    bool leaving;
 };
 
 static inline hm_ns hm_loop_now(struct hm_loop *loop)

@@ -396,11 +396,9 @@ static void on_prepare(uv_prepare_t *prepare)
     }
 }
 
-static void on_check(uv_check_t *check)
+/* Posts and timers, and what they put off to their next turn. */
+static void rounds(struct loop_uv *loop)
 {
-    struct loop_uv *loop = check->data;
-    loop->in_batch = false; /* the descriptors' batch is over */
-    atomic_store_explicit(&loop->asleep, false, memory_order_relaxed);
     hm_ns until = 0;
     for (unsigned round = 0; round < ROUNDS_MAX; round++) {
         bool posts = drain_posts(loop), timers = fire_timers(loop);
@@ -408,6 +406,14 @@ static void on_check(uv_check_t *check)
         if (round == 0) until = loop->now + ROUNDS_TIME;
         if (loop->now >= until) return;
     }
+}
+
+static void on_check(uv_check_t *check)
+{
+    struct loop_uv *loop = check->data;
+    loop->in_batch = false; /* the descriptors' batch is over */
+    atomic_store_explicit(&loop->asleep, false, memory_order_relaxed);
+    rounds(loop);
 }
 
 /* ---- life ---------------------------------------------------------------- */
@@ -529,9 +535,10 @@ void hm_loop_uv_destroy(struct hm_loop *base)
     free(loop);
 }
 
-void hm_loop_uv_enter(struct loop_uv *loop)
+void hm_loop_uv_enter(struct loop_uv *loop, bool posts_first)
 {
     loop_here = loop;
+    if (posts_first) rounds(loop);
     uv_run(&loop->uv, UV_RUN_DEFAULT);
     loop->in_batch = false;
     loop_here = NULL;

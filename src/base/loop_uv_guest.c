@@ -29,7 +29,8 @@
 #include "base/loop_uv_impl.h"
 
 enum { DOZE_TICKS = 8 }; /* of one guest's run: then its end wakes us, and we tick no more */
-#define TICK (25 * HM_MS)
+#define TICK  (25 * HM_MS)
+#define FRESH (100 * HM_US)
 
 static bool take(struct loop_uv *loop, enum loop_driver driver)
 {
@@ -102,7 +103,8 @@ void hm_loop_uv_run(struct hm_loop *base)
     loop->stopping = false;
     atomic_store(&loop->running, true);
     for (;;) {
-        hm_loop_uv_enter(loop); /* the wake handle keeps it alive until uv_stop */
+        loop->left = 0;
+        hm_loop_uv_enter(loop, false); /* the wake handle keeps it alive until uv_stop */
         if (loop->stopping) break;
         if (invite(loop)) wait_at_home(loop);
         if (loop->stopping) break; /* a guest's callback said so */
@@ -125,10 +127,12 @@ void hm_loop_wait_end(struct hm_loop_wait *wait)
     HM_ASSERT(!wait->ended && hm_loop_uv_here() == loop);
     wait->ended = true;
     hm_list_remove(&wait->link);
-    if (loop->guest == wait)
+    if (loop->guest == wait) {
+        loop->base.leaving = true;
         uv_stop(&loop->uv);
-    else
+    } else {
         hm_event_set(&wait->event); /* the wait may be gone now */
+    }
 }
 
 /* Something is due at once, or others wait who nobody would answer. */
@@ -143,8 +147,13 @@ static void drive(struct loop_uv *loop, struct hm_loop_wait *wait)
 {
     atomic_fetch_add(&loop->visits, 1);
     loop->guest = wait;
-    while (!wait->ended && !loop->stopping) hm_loop_uv_enter(loop);
+    /* A connection may have ended since somebody looked; its end is seen before a call is sent on it,
+     * unless that was just now. */
+    bool fresh = hm_loop_uv_clock() - loop->left < FRESH;
+    for (; !wait->ended && !loop->stopping; fresh = false) hm_loop_uv_enter(loop, fresh);
     loop->guest = NULL;
+    loop->left = hm_loop_uv_clock();
+    loop->base.leaving = false;
     if (is_needed(loop)) {
         atomic_store(&loop->driver, LOOP_HOME);
         hm_event_set(&loop->home);

@@ -31,6 +31,7 @@ struct loop_uv {
     _Atomic uint64_t visits;    /* of guests that found NOBODY or were invited */
     _Atomic bool dozing;        /* the own thread waits for a guest to leave */
     struct hm_event home;       /* the own thread's */
+    hm_ns left;                 /* when a guest last left; 0: its own thread ran it since */
     struct hm_loop_wait *guest; /* who runs the loop; NULL: its own thread */
     struct hm_link waits;       /* of hm_loop_wait: started, not ended */
 
@@ -59,8 +60,9 @@ struct loop_uv *hm_loop_uv_of(struct hm_loop *base);
 /* Called first by whatever libuv calls: the first callback after a sleep reads the clock and opens
  * a turn. */
 void hm_loop_uv_batch_begin(struct loop_uv *loop);
-struct loop_uv *hm_loop_uv_here(void);                            /* that runs on this thread */
-void hm_loop_uv_enter(struct loop_uv *loop);                      /* until uv_stop */
+struct loop_uv *hm_loop_uv_here(void); /* that runs on this thread */
+/* Until uv_stop.  posts_first: before it looks at descriptors. */
+void hm_loop_uv_enter(struct loop_uv *loop, bool posts_first);
 void hm_loop_uv_push(struct loop_uv *loop, struct hm_post *post); /* without waking anybody */
 
 /* loop_uv_guest.c */

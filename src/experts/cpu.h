@@ -24,6 +24,10 @@
 
 /* Below this many elements the wake-up of a team costs more than the loop. */
 enum { HM_CPU_PARALLEL_MIN = 256 * 1024 };
+/* Up to this many multiplications one thread does them: at 80 G a second and core they take 0.1 ms,
+ * which the wake-up of a team that waits passively costs as well, and more on a machine that other
+ * processes share (measured). */
+enum { HM_CPU_TEAM_PRODUCT_MIN = 8 << 20 };
 #define HM_CPU_PRAGMA(text) _Pragma(#text)
 #if defined(_OPENMP) && !defined(__SANITIZE_THREAD__)
 #define HM_CPU_PARALLEL(elements)                                                                  \

@@ -14,11 +14,6 @@
 
 #include <omp.h>
 
-/* Up to this many multiplications one thread does them: at 80 G a second and core they take 0.1 ms,
- * which the wake-up of a team that waits passively costs as well, and more on a machine that other
- * processes share (measured). */
-enum { TEAM_PRODUCT_MIN = 8 << 20 };
-
 /* The team that dnnl_sgemm gets; ThreadSanitizer cannot see OpenMP's barriers, and would call a
  * team's work a race. */
 static int team_for(size_t m, size_t n, size_t k)
@@ -27,7 +22,7 @@ static int team_for(size_t m, size_t n, size_t k)
     (void)m, (void)n, (void)k;
     return 1;
 #else
-    return (double)m * (double)n * (double)k < TEAM_PRODUCT_MIN ? 1 : omp_get_max_threads();
+    return (double)m * (double)n * (double)k < HM_CPU_TEAM_PRODUCT_MIN ? 1 : omp_get_max_threads();
 #endif
 }
 

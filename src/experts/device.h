@@ -96,6 +96,9 @@ struct hm_device_ops {
                                            const float *scale, struct hm_tensor *to, bool *finite);
     HM_MUST_CHECK enum hm_status (*encode)(struct hm_stream *s, const struct hm_codec *codec,
                                            const struct hm_tensor *from, void *to, bool *finite);
+    /* Whether loops over so many elements, and f32 products of so many multiplications, are done by the
+     * thread that asks for them, alone.  NULL: none are. */
+    bool (*is_alone)(const struct hm_device *device, uint64_t elements, uint64_t multiplications);
     /* The layout in which weights are best kept here, with room for `elements`. */
     void (*weights_layout)(struct hm_device *device, uint32_t out, uint32_t in,
                            struct hm_layout *layout);

@@ -111,6 +111,13 @@ static const char *cpu_bf16_text(const struct hm_device *device, enum hm_bf16_wa
     return "f32 products of rounded values, as the CPU has no bf16 instructions";
 }
 
+static bool cpu_is_alone(const struct hm_device *device, uint64_t elements,
+                         uint64_t multiplications)
+{
+    (void)device;
+    return elements < HM_CPU_PARALLEL_MIN && multiplications < HM_CPU_TEAM_PRODUCT_MIN;
+}
+
 static const struct hm_device_ops cpu_ops = {
     .name = "cpu",
     .stream_create = cpu_stream_create,
@@ -122,6 +129,7 @@ static const struct hm_device_ops cpu_ops = {
     .gather = hm_cpu_gather,
     .decode = hm_cpu_decode,
     .encode = hm_cpu_encode,
+    .is_alone = cpu_is_alone,
     .weights_layout = hm_cpu_weights_layout,
     .pack_create = hm_cpu_pack_create,
     .pack_destroy = hm_cpu_pack_destroy,

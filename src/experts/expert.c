@@ -247,6 +247,20 @@ static void check_shape(const struct hm_tensor *t, uint32_t rows, const struct h
     HM_ASSERT(t->dtype == HM_F32 && hm_rows(t) == rows && hm_columns(t) == schema->row[0].dim[0]);
 }
 
+bool hm_expert_is_alone(const struct hm_expert *e, uint32_t rows)
+{
+    const struct hm_device *device = e->device;
+    uint64_t widest = e->plan.input.row[0].dim[0], largest = 0;
+    if (!device->ops->is_alone || e->conf.dtype != HM_F32 || e->plan.delay > 0) return false;
+    for (unsigned i = 0; i < e->plan.parameter_count; i++) {
+        const struct hm_weights *w = &e->parameter[i];
+        if (w->out > widest) widest = w->out;
+        if ((uint64_t)w->out * w->in > largest) largest = (uint64_t)w->out * w->in;
+    }
+    uint64_t elements = rows * widest > e->array_elements ? rows * widest : e->array_elements;
+    return device->ops->is_alone(device, elements, rows * largest);
+}
+
 enum hm_status hm_expert_forward(struct hm_expert *e, struct hm_exec *exec,
                                  const struct hm_tensor *x, struct hm_tensor *y)
 {

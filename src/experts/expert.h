@@ -111,6 +111,10 @@ const struct hm_optimizer *hm_expert_optimizer(const struct hm_expert *expert);
  * lane. */
 HM_MUST_CHECK enum hm_status hm_expert_loaded(struct hm_expert *expert, uint64_t step);
 
+/* Whether a forward or a backward of so many rows is the calling thread's work alone, whichever it is:
+ * it asks for no team, prepares nothing and does not sleep.  (How long it takes is another matter.)
+ * Thread:  any. */
+bool hm_expert_is_alone(const struct hm_expert *expert, uint32_t rows);
 /* y [rows, out] = forward(x [rows, in]).  Where the plan says identity y may be x: then nothing is
  * done but the kind's delay, and no value is looked at.
  * Errors:  where y has a non-finite value, HM_ERR_NUMERIC if x has one (the caller's fault), else

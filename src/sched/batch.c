@@ -12,6 +12,9 @@
 #include <string.h>
 
 static const hm_ns starved_retry = HM_MS;
+/* With a weight of 1/16 one such sample alone does not take a short pool from the loop, and three in a
+ * row do. */
+enum { BRIEF_SAMPLE_MAX = 8 };
 
 /* ---- look ----------------------------------------------------------------------------------- */
 
@@ -73,12 +76,31 @@ static struct hm_buf *output_get(struct hm_lane *lane, size_t bytes)
     return hm_buf_pool_get(lane->sched->buffers, bytes, &out) == HM_OK ? out : NULL;
 }
 
+/* Whether all that is queued at the lane is sooner done here than handed over.  Asked for the
+ * largest batch, so that the pool's answer holds for whichever is formed. */
+static bool all_brief(const struct hm_lane *lane)
+{
+    hm_ns total = 0;
+    if (lane->brief_max == 0 || lane->running_count > 0) return false;
+    HM_LIST_EACH (link, &lane->ready) {
+        const struct hm_pool *pool = HM_CONTAINER_OF(link, struct hm_pool, ready);
+        const struct hm_pool_conf *conf = &pool->conf;
+        if (!conf->may_be_brief || pool->rows_queued > conf->batch_rows_max) return false;
+        hm_ns takes = cost_at_most(&pool->run, pool->rows_queued);
+        total += takes;
+        if (takes == 0 || total > lane->brief_max) return false;
+        if (!conf->may_be_brief(conf->arg, pool->rows_queued)) return false;
+    }
+    return true;
+}
+
 static void launch(struct hm_lane *lane, struct hm_batch *batch, hm_ns now)
 {
     struct hm_sched *sched = lane->sched;
     for (unsigned i = 0; i < batch->piece_count; i++)
         if (batch->piece[i].task_first == 0)
             hm_histogram_add(&sched->wait_us, (now - batch->piece[i].task->arrived) / HM_US);
+    if (batch->brief) sched->metric[SCHED_BRIEF].value++;
     batch->status = HM_OK;
     batch->started = batch->begun = batch->done = now;
     hm_list_remove(&batch->link);
@@ -104,6 +126,7 @@ static bool start(struct hm_lane *lane, struct line *line, hm_ns now)
         hm_timer_start(sched->loop, &lane->timer, starved_retry);
         return false;
     }
+    batch->brief = all_brief(lane);
     form(batch, line, now);
     if (batch->piece_count == 0) { /* all were late, and end in the next turn */
         hm_buf_put(batch->out);
@@ -164,6 +187,14 @@ void hm_batch_run(struct hm_batch *batch)
 
 /* ---- done ----------------------------------------------------------------------------------- */
 
+/* What a batch takes by itself.  One that was interrupted for long tells little about the next. */
+static void measure_run(struct hm_lane *lane, struct hm_batch *batch)
+{
+    hm_ns took = batch->done - batch->begun, most = BRIEF_SAMPLE_MAX * lane->brief_max;
+    if (lane->brief_max > 0)
+        cost_add(&batch->pool->run, batch->row_count, took < most ? took : most);
+}
+
 static void measure(struct hm_lane *lane, struct hm_batch *batch)
 {
     struct hm_sched *sched = lane->sched;
@@ -174,7 +205,9 @@ static void measure(struct hm_lane *lane, struct hm_batch *batch)
     sched->metric[SCHED_ROWS].value += batch->row_count;
     hm_histogram_add(&sched->batch_rows, batch->row_count);
     hm_histogram_add(&sched->service_us, service / HM_US);
-    if (batch->status == HM_OK) cost_add(&batch->pool->cost, batch->row_count, service);
+    if (batch->status != HM_OK) return;
+    cost_add(&batch->pool->cost, batch->row_count, service);
+    measure_run(lane, batch);
 }
 
 /* Leaves in the batch only the pieces whose tasks are complete: those are ENDING, and only this

@@ -53,6 +53,17 @@ hm_ns cost_batch(const struct cost *cost, uint32_t rows)
     return ns < 1 ? 1 : (hm_ns)ns;
 }
 
+hm_ns cost_at_most(const struct cost *cost, uint32_t rows)
+{
+    if (!cost_trained(cost)) return 0;
+    bool line = cost->variance_rows > 0.01 * cost->mean_rows * cost->mean_rows;
+    double most = (double)cost_batch(cost, rows);
+    if (!line && most < cost->mean_ns) most = cost->mean_ns;
+    double by_rows = cost->mean_ns * rows / cost->mean_rows;
+    if (rows > cost->mean_rows && most < by_rows) most = by_rows;
+    return (hm_ns)(most + cost->deviation_ns);
+}
+
 hm_ns cost_deviation(const struct cost *cost)
 {
     return (hm_ns)cost->deviation_ns;

@@ -32,6 +32,8 @@ void cost_add(struct cost *cost, uint32_t rows, hm_ns ns);
 bool cost_trained(const struct cost *cost);
 hm_ns cost_deviation(const struct cost *cost);            /* 0: not trained */
 hm_ns cost_batch(const struct cost *cost, uint32_t rows); /* 0: not trained */
+/* As cost_batch, but errs towards too much: no line through what was measured is above it. */
+hm_ns cost_at_most(const struct cost *cost, uint32_t rows);
 /* Of rows in batches of at most batch_rows_max. */
 hm_ns cost_rows(const struct cost *cost, uint64_t rows, uint32_t batch_rows_max);
 
@@ -69,7 +71,8 @@ struct hm_pool {
     uint32_t rows_held, tasks_held;     /* of tasks that have not ended */
     hm_ns earliest_deadline;            /* of the queue, if known */
     bool earliest_known;
-    struct cost cost;
+    struct cost cost;     /* a batch on its lane, and there and back */
+    struct cost run;      /* a batch by itself */
     struct hm_link ready; /* in lane->ready while rows are queued */
     struct hm_link link;  /* in sched->pools */
 };
@@ -78,6 +81,7 @@ enum sched_metric {
     SCHED_TASKS,
     SCHED_ROWS,
     SCHED_BATCHES,
+    SCHED_BRIEF,
     SCHED_BUSY,
     SCHED_REFUSED,
     SCHED_SHED,

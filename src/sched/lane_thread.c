@@ -2,6 +2,8 @@
  *
  *   loop:    slot[launched % N] = batch -> set the event    ...    post -> hm_lane_batch_done
  *   thread:  wait -> batch = slot[run % N] -> hm_batch_run -> slot = NULL -> post
+ *   brief:   hm_batch_run on the loop's thread, which posts to itself: the lane has no batch then, so
+ *            its thread sleeps or is about to, and what it has written came back with its last post
  *
  * A ring with one writer and one reader, without locks: a slot is empty (the loop's) or full (the
  * thread's).  The event remembers a set that comes before the wait, and the thread looks at its
@@ -56,9 +58,15 @@ static void thread_run(void *arg)
 static void lane_launch(struct hm_lane *base, struct hm_batch *batch)
 {
     struct lane_thread *lane = HM_CONTAINER_OF(base, struct lane_thread, lane);
+    batch->post = (struct hm_post){.cb = on_done, .arg = batch};
+    if (batch->brief) {
+        HM_ASSERT(base->running_count == 1);
+        hm_batch_run(batch);
+        hm_loop_post(hm_sched_loop(base->sched), &batch->post);
+        return;
+    }
     _Atomic(struct hm_batch *) *slot = &lane->slot[lane->launched++ % HM_LANE_BATCHES_MAX];
     HM_ASSERT(!atomic_load_explicit(slot, memory_order_acquire));
-    batch->post = (struct hm_post){.cb = on_done, .arg = batch};
     atomic_store_explicit(slot, batch, memory_order_release);
     hm_event_set(&lane->work);
 }

@@ -18,6 +18,8 @@ static void metrics_add(struct hm_sched *sched, struct hm_metrics *metrics)
         [SCHED_TASKS] = {.name = "sched.tasks", .help = "tasks accepted"},
         [SCHED_ROWS] = {.name = "sched.rows", .help = "rows run"},
         [SCHED_BATCHES] = {.name = "sched.batches", .help = "batches run"},
+        [SCHED_BRIEF] = {.name = "sched.brief",
+                         .help = "of these, by the loop's own thread: too short to hand over"},
         [SCHED_BUSY] = {.name = "sched.busy", .help = "tasks not accepted: a queue was full"},
         [SCHED_REFUSED] = {.name = "sched.refused", .help = "tasks not accepted: too late"},
         [SCHED_SHED] = {.name = "sched.shed",

@@ -33,6 +33,14 @@
  *                ▼                        ▼ back; rows not yet given to a batch are dropped
  *              end(TIMED_OUT / CANCELED)  end(TIMED_OUT / CANCELED)
  *
+ * Brief batches.  Handing a batch to the lane's thread and back is two wake-ups of a thread, which
+ * together take longer than a small batch.  So where a lane has a brief_max, its thread has nothing, and
+ * all that is queued at it is predicted to take no longer than that, the loop's own thread runs it
+ * (pool->run): a pool says which of its batches may be run so.  What is next is chosen as ever;
+ * the lane's devices and buffers are used by one thread at a time, since its thread touches them
+ * between launch and done only; and between two looks at descriptors the loop spends no more on it
+ * than it does on timers and posts.
+ *
  * Late: what could not be back by its deadline is refused at submit (below), and again when its turn
  * comes, before it is run in vain: end(REFUSED), none of its rows having run.  A pool's last task is
  * run all the same, so that an estimate that was too high is renewed.
@@ -130,6 +138,7 @@ struct hm_batch {
     unsigned piece_count;
     uint32_t row_count;
     struct hm_buf *out; /* row_count * out_row_bytes, for run to fill; NULL if out_row_bytes is 0 */
+    bool brief;         /* may be run inside launch, by the loop's thread */
     /* the scheduler's */
     enum hm_status status;
     hm_ns started;     /* given to the lane */
@@ -151,9 +160,12 @@ struct hm_pool_conf {
     uint32_t batch_rows_preferred; /* 0: only a full batch */
     enum hm_priority priority;     /* the most urgent that its tasks can have */
     size_t out_row_bytes;
-    /* Lane thread.  Gathers from its tasks' inputs, computes, fills out.  Its status is every
-     * piece's status. */
+    /* Lane thread, or the loop's if it is brief.  Gathers from its tasks' inputs, computes, fills out.
+     * Its status is every piece's status. */
     enum hm_status (*run)(void *arg, struct hm_batch *batch);
+    /* Whether the loop's thread may run a batch of so many rows, if it is short: it neither sleeps nor
+     * asks for anything that belongs to the lane's thread, a team for instance.  NULL: never. */
+    bool (*may_be_brief)(void *arg, uint32_t row_count);
     void *arg;
 };
 
@@ -237,8 +249,8 @@ void hm_sched_check(const struct hm_sched *sched);
 /* A lane runs one batch after another.  lane_thread.c is the real one; sim/lane.c a timer with a
  * cost model. */
 struct hm_lane_ops {
-    /* Takes a batch: hm_batch_run(batch) on the lane's thread, then hm_lane_batch_done(batch) on
-     * the loop thread, in the order of launching, never inside launch. */
+    /* Takes a batch: hm_batch_run(batch) on the lane's thread, or at once if it is brief; then
+     * hm_lane_batch_done(batch) on the loop thread, in the order of launching, never inside launch. */
     void (*launch)(struct hm_lane *lane, struct hm_batch *batch);
     void (*destroy)(struct hm_lane *lane); /* the lane is idle */
 };
@@ -251,6 +263,7 @@ struct hm_lane { /* embedded in an implementation's own struct */
     const char *device; /* "cpu"; the implementation's memory */
     struct hm_sched *sched;
     unsigned batches_max; /* at the lane at once: 1 by init, at most HM_LANE_BATCHES_MAX */
+    hm_ns brief_max;      /* what the loop's thread may spend on its batches; 0 by init: nothing */
     /* the scheduler's */
     struct hm_link running; /* batches at the lane, oldest first */
     unsigned running_count;

@@ -8,7 +8,8 @@
 #include "moe/call.h"
 #include "server/server.h"
 
-/* One device and the thread that owns it; its buffers are touched by that thread alone. */
+/* One device and the thread that owns it; its buffers are touched while a batch runs, and so by one
+ * thread at a time. */
 struct hm_served_lane {
     struct hm_lane *lane;
     struct hm_pool *snapshots; /* saving takes its turn between batches, like any other work */
@@ -132,8 +133,9 @@ void hm_expert_server_answer(struct hm_served_part *part, enum hm_status status,
 /* admit.c: HM_OK: the task is queued and will end.  Else nothing was kept; the status is the
  * answer. */
 HM_MUST_CHECK enum hm_status hm_expert_server_admit(struct hm_served_part *part);
-/* run.c: lane thread; `arg` is a struct hm_served_pass. */
+/* run.c: lane thread, and the loop's for brief batches; `arg` is a struct hm_served_pass. */
 enum hm_status hm_expert_server_run_batch(void *arg, struct hm_batch *batch);
+bool hm_expert_server_may_be_brief(void *arg, uint32_t row_count);
 /* handle_info.c */
 void hm_expert_server_handle_info(void *arg, struct hm_request *request, const void *header,
                                   size_t header_bytes, struct hm_inbound *in);

@@ -1,4 +1,5 @@
-/* server/run.c - what a batch is: gather its pieces' rows, compute, hand back.  Lane thread.
+/* server/run.c - what a batch is: gather its pieces' rows, compute, hand back.  Lane thread, or the
+ * loop's for a brief one.
  *
  * One pass takes each row from the slab that it arrived in to its place in the batch: picked by the
  * part's list, decoded, scaled and looked at.  Rows that are not finite are a stranger's fault, so
@@ -186,4 +187,10 @@ enum hm_status hm_expert_server_run_batch(void *arg, struct hm_batch *batch)
     }
     if (!status && !plain) status = encode_batch(pass, batch, y, columns);
     return status;
+}
+
+bool hm_expert_server_may_be_brief(void *arg, uint32_t row_count)
+{
+    const struct hm_served_pass *pass = arg;
+    return hm_expert_is_alone(pass->hosted->expert, row_count);
 }

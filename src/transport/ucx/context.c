@@ -366,8 +366,8 @@ static enum hm_status worker_make(struct ucx *ucx)
 {
     const ucp_worker_params_t params = {
         .field_mask = UCP_WORKER_PARAM_FIELD_THREAD_MODE | UCP_WORKER_PARAM_FIELD_EVENTS,
-        .thread_mode = UCS_THREAD_MODE_SINGLE,
-        .events = UCP_WAKEUP_RX, /* ucx.c says why */
+        .thread_mode = UCS_THREAD_MODE_SERIALIZED, /* guests of the loop (base/loop_uv_guest.c) */
+        .events = UCP_WAKEUP_RX,                   /* ucx.c says why */
     };
     ucs_status_t status = ucp_worker_create(ucx->context, &params, &ucx->worker);
     if (status != UCS_OK) {

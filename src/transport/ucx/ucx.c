@@ -11,7 +11,7 @@
  *            then by a timer that gets slower.  While pieces are due it looks a while, too: whoever
  *            sleeps between two of them costs the sender a system call and a wake-up for each.
  * Failure:   open gives a status with a line and leaves nothing behind.
- * Invariant: UCX is entered from the loop's thread only, and progressed in the hook only. */
+ * Invariant: UCX is entered from the thread that runs the loop only, and progressed in the hook only. */
 #include "transport/ucx/ucx.h"
 
 #include "base/module.h"
@@ -199,6 +199,7 @@ static bool before_sleep(struct hm_hook *hook)
             close_finish(ucx);
             return false; /* done may have changed anything */
         }
+        if (loop->leaving && hm_list_empty(&ucx->turn_eps)) return false;
         if (moved > 0 || !hm_list_empty(&ucx->turn_eps)) {
             ucx->idle = 0;
         } else {

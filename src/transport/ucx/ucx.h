@@ -6,7 +6,7 @@
  *   send.c      operations on the wire, queues, credit, announced payloads
  *   receive.c   active messages in: messages, announces, pulls
  *
- * One UCP_THREAD_MODE_SINGLE worker, on the loop's thread.  The fabric is homogeneous (settings
+ * One worker, of whichever thread runs the loop: one at a time (UCS_THREAD_MODE_SERIALIZED).  The fabric is homogeneous (settings
  * name the architecture), so heads are plain memory: a token, then what UCX's id says.  The
  * commonest message has the shortest head: 8 bytes more and it takes one more cache line.
  *

@@ -484,6 +484,34 @@ static void a_dtype_that_experts_do_not_compute_in_is_refused(void **state)
     assert_non_null(strstr(hm_fail_line(), "f16"));
 }
 
+static bool alone(struct hm_expert_conf conf, uint32_t rows)
+{
+    struct hm_expert *expert;
+    assert_ok(hm_expert_create(device, "e.0", &conf, &expert));
+    bool is = hm_expert_is_alone(expert, rows);
+    hm_expert_destroy(expert);
+    return is;
+}
+
+static void only_small_f32_work_that_does_not_sleep_is_one_threads_alone(void **state)
+{
+    (void)state;
+    struct hm_expert_conf conf = ffn_adam;
+    assert_true(alone(conf, 1));
+    assert_false(alone(conf, 1 << 20));
+    conf.dtype = HM_BF16; /* prepares products at the first call of a size */
+    assert_false(alone(conf, 1));
+    conf.dtype = HM_F32;
+    conf.hidden = 1024; /* its optimizer's pass is a team's */
+    assert_false(alone(conf, 1));
+    conf.kind = "nop";
+    assert_true(alone(conf, 1));
+    assert_false(alone(conf, 1024));
+    conf.kind = "nop_delay";
+    conf.delay = HM_US;
+    assert_false(alone(conf, 1));
+}
+
 static void results_are_equal_bit_for_bit_when_repeated(void **state)
 {
     (void)state;
@@ -524,6 +552,7 @@ int main(void)
          training_towards_a_target_lowers_the_loss, NULL, NULL, (void *)(uintptr_t)&dtypes[1]},
         cmocka_unit_test(a_bf16_expert_computes_what_an_f32_one_does_but_for_the_rounding),
         cmocka_unit_test(small_steps_of_a_bf16_expert_add_up),
+        cmocka_unit_test(only_small_f32_work_that_does_not_sleep_is_one_threads_alone),
         cmocka_unit_test(a_dtype_that_experts_do_not_compute_in_is_refused),
         cmocka_unit_test(a_strangers_nan_is_his_fault_and_steps_nothing),
         cmocka_unit_test(a_broken_expert_says_so_and_steps_nothing),

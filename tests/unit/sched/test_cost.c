@@ -55,6 +55,25 @@ static void of_one_size_only_it_guesses_low(void **state)
     assert_in_range(cost_batch(&cost, 1000), 1999 * HM_US, 2001 * HM_US);
 }
 
+static void at_most_it_guesses_high_of_one_size_only(void **state)
+{
+    (void)state;
+    struct cost cost = train(50, 100, 100, 2 * HM_MS, 0, 0);
+    assert_in_range(cost_at_most(&cost, 100), 1999 * HM_US, 2001 * HM_US);
+    assert_in_range(cost_at_most(&cost, 1), 1999 * HM_US, 2001 * HM_US);
+    assert_in_range(cost_at_most(&cost, 1000), 19990 * HM_US, 20010 * HM_US);
+    struct cost untrained = train(7, 100, 100, 2 * HM_MS, 0, 0);
+    assert_int_equal(cost_at_most(&untrained, 1), 0);
+}
+
+static void at_most_it_is_never_below_the_line(void **state)
+{
+    (void)state;
+    struct cost cost = train(100, 1, 100, HM_MS, 10 * HM_US, 20);
+    for (uint32_t rows = 1; rows <= 1000; rows += 37)
+        assert_true(cost_at_most(&cost, rows) >= cost_batch(&cost, rows));
+}
+
 static void it_never_falls_with_rows_nor_below_nothing(void **state)
 {
     (void)state;
@@ -82,6 +101,8 @@ int main(void)
         cmocka_unit_test(it_finds_the_line),
         cmocka_unit_test(noise_moves_it_little),
         cmocka_unit_test(of_one_size_only_it_guesses_low),
+        cmocka_unit_test(at_most_it_guesses_high_of_one_size_only),
+        cmocka_unit_test(at_most_it_is_never_below_the_line),
         cmocka_unit_test(it_never_falls_with_rows_nor_below_nothing),
         cmocka_unit_test(it_follows_a_device_that_changes),
     };

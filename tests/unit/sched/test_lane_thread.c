@@ -189,12 +189,149 @@ static void a_lane_runs_in_its_place(void **state)
     close_all();
 }
 
+/* ---- brief batches -------------------------------------------------------------------------- */
+
+enum { BRIEF_ROWS = 4, STEPS = 4000 };
+/* Nothing of it is atomic: whichever thread runs a batch, all that ran before it is there. */
+static struct {
+    unsigned steps, here, there;
+    uint64_t sum;
+} state_of_lane;
+static unsigned answered;
+
+static bool few_rows(void *arg, uint32_t row_count)
+{
+    (void)arg;
+    assert_true(hm_thread_here() == loop_thread);
+    return row_count <= BRIEF_ROWS;
+}
+
+static enum hm_status run_anywhere(void *arg, struct hm_batch *batch)
+{
+    (void)arg;
+    bool here = hm_thread_here() == loop_thread;
+    assert_int_equal(here, batch->brief);
+    assert_true(!here || batch->row_count <= BRIEF_ROWS);
+    state_of_lane.steps++;
+    *(here ? &state_of_lane.here : &state_of_lane.there) += 1;
+    for (unsigned i = 0; i < batch->piece_count; i++)
+        state_of_lane.sum += batch->piece[i].task->row_count;
+    return HM_OK;
+}
+
+static void on_step(struct hm_task *task, enum hm_status status, const struct hm_rows *out);
+
+static void step_next(struct hm_task *task)
+{
+    *task = (struct hm_task){.pool = task->pool,
+                             .row_count = answered % 3 == 2 ? 2 * BRIEF_ROWS : 1,
+                             .deadline = HM_NS_NEVER,
+                             .end = on_step};
+    assert_ok(hm_sched_submit(sched, task));
+}
+
+static void on_step(struct hm_task *task, enum hm_status status, const struct hm_rows *out)
+{
+    assert_ok(status);
+    assert_non_null(out);
+    answered++;
+    if (answered < STEPS)
+        step_next(task);
+    else
+        hm_loop_uv_stop(loop);
+}
+
+static void open_brief(struct hm_lane **lane, struct hm_pool **brief, hm_ns brief_max)
+{
+    open_all(NULL);
+    memset(&state_of_lane, 0, sizeof state_of_lane);
+    answered = 0;
+    hm_sched_destroy(sched);
+    struct hm_sched_conf conf = {.loop = loop, .buffers = buffers, .pools_max = 2};
+    assert_ok(hm_sched_create(&conf, &sched));
+    assert_ok(hm_lane_thread_start(sched, "cpu", NULL, NULL, NULL, lane));
+    (*lane)->brief_max = brief_max;
+    struct hm_pool_conf pool_conf = {
+        .name = "brief",
+        .lane = *lane,
+        .batch_rows_max = 16,
+        .queue_rows_max = 64,
+        .queue_tasks_max = 64,
+        .run = run_anywhere,
+        .may_be_brief = few_rows,
+    };
+    assert_ok(hm_pool_create(sched, &pool_conf, brief));
+}
+
+static void brief_batches_run_on_the_loops_thread_and_never_beside_the_lanes(void **state)
+{
+    (void)state;
+    struct hm_lane *lane;
+    struct hm_pool *brief;
+    open_brief(&lane, &brief, HM_S);
+    struct hm_task task = {.pool = brief};
+    step_next(&task);
+    hm_loop_uv_run(loop);
+    assert_int_equal(answered, STEPS);
+    assert_int_equal(state_of_lane.steps, STEPS);
+    assert_true(state_of_lane.here > STEPS / 2 && state_of_lane.there > STEPS / 4);
+    assert_int_equal(state_of_lane.sum, STEPS - STEPS / 3 + STEPS / 3 * 2 * BRIEF_ROWS);
+    close_all();
+}
+
+static void a_lane_without_time_of_the_loop_runs_all_itself(void **state)
+{
+    (void)state;
+    struct hm_lane *lane;
+    struct hm_pool *brief;
+    open_brief(&lane, &brief, 0);
+    struct hm_task task = {.pool = brief};
+    step_next(&task);
+    hm_loop_uv_run(loop);
+    assert_int_equal(state_of_lane.there, STEPS);
+    close_all();
+}
+
+static enum hm_status run_slow(void *arg, struct hm_batch *batch)
+{
+    hm_thread_sleep(HM_MS);
+    return run_anywhere(arg, batch);
+}
+
+static void what_takes_longer_than_the_loop_has_is_the_lanes(void **state)
+{
+    (void)state;
+    enum { SLOW_STEPS = 60 };
+    struct hm_lane *lane;
+    struct hm_pool *brief, *slow;
+    open_brief(&lane, &brief, 50 * HM_US);
+    struct hm_pool_conf pool_conf = {
+        .name = "slow",
+        .lane = lane,
+        .batch_rows_max = 16,
+        .queue_rows_max = 64,
+        .queue_tasks_max = 64,
+        .run = run_slow,
+        .may_be_brief = few_rows,
+    };
+    assert_ok(hm_pool_create(sched, &pool_conf, &slow));
+    struct hm_task task = {.pool = slow};
+    answered = STEPS - SLOW_STEPS;
+    step_next(&task);
+    hm_loop_uv_run(loop);
+    assert_int_equal(state_of_lane.there, SLOW_STEPS);
+    close_all();
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(rows_cross_to_the_thread_and_back_each_its_own),
         cmocka_unit_test(a_lane_that_never_ran_stops),
         cmocka_unit_test(a_lane_runs_in_its_place),
+        cmocka_unit_test(brief_batches_run_on_the_loops_thread_and_never_beside_the_lanes),
+        cmocka_unit_test(a_lane_without_time_of_the_loop_runs_all_itself),
+        cmocka_unit_test(what_takes_longer_than_the_loop_has_is_the_lanes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
