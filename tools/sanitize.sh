@@ -10,7 +10,7 @@ case "${1:-}" in
 address) preset=asan suites='^(unit|conformance|sim|parity|fuzz)$' without='^$' ;;
 # UCX is not built with ThreadSanitizer and patches the C library's memory calls under it; its provider has one thread.
 # integration-bench and integration-bad_launch load it, or Open MPI, as well.
-thread) preset=tsan suites='^(sched|transport|integration)$' without='^(conformance-transport-ucx|integration-transport-rpc_ucx|integration-fabric|integration-fabric_cut|integration-startup|integration-bench|integration-bad_launch)$' ;;
+thread) preset=tsan suites='^(sched|transport|integration)$' without='^(conformance-transport-ucx|integration-transport-rpc_ucx|integration-transport-ucx_address|integration-fabric|integration-fabric_cut|integration-startup|integration-bench|integration-bad_launch)$' ;;
 *)
     sed -n '2,5s/^# \{0,1\}//p' "$0" >&2
     exit 2

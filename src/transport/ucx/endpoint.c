@@ -21,7 +21,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { SLOT_BITS = 16, MARK_BYTES = 16 };
+enum { SLOT_BITS = 16, MARK_BYTES = 16, ADDRESS_SLACK_BYTES = 256 };
 #define FLUSH_NS (100 * HM_MS)
 
 static const char blob_mark[8] = "hm-ucx1";
@@ -74,14 +74,16 @@ static void offer_fill(const struct ucx_ep *ep, struct hm_fabric_offer *offer)
     memcpy(offer->address + MARK_BYTES, ucx->address, ucx->address_bytes);
 }
 
-static bool blob_valid(const struct hm_fabric_offer *offer)
+static bool blob_valid(const struct ucx *ucx, const struct hm_fabric_offer *offer)
 {
     uint64_t sum;
     if (offer->address_bytes <= MARK_BYTES || offer->address_bytes > sizeof offer->address)
         return false;
     memcpy(&sum, offer->address + sizeof blob_mark, sizeof sum);
+    const uint8_t *address = offer->address + MARK_BYTES;
+    size_t byte_count = offer->address_bytes - (size_t)MARK_BYTES;
     return memcmp(offer->address, blob_mark, sizeof blob_mark) == 0 && offer->token != 0 &&
-           hm_hash(offer->address + MARK_BYTES, offer->address_bytes - MARK_BYTES, 0) == sum;
+           hm_hash(address, byte_count, 0) == sum && hm_ucx_address_valid(ucx, address, byte_count);
 }
 
 static enum hm_status fabric_offer(struct hm_transport *base, const struct hm_node_id *node,
@@ -134,11 +136,15 @@ static enum hm_status fabric_accept(struct hm_ep *base, const struct hm_fabric_o
     if (strncmp(theirs->settings, ucx->settings, sizeof ucx->settings) != 0)
         return hm_fail(HM_ERR_PEER_VERSION, "the fabric is '%.150s' there and '%.150s' here",
                        theirs->settings, ucx->settings);
-    if (!blob_valid(theirs)) return HM_ERR_PEER_PROTOCOL;
+    if (!blob_valid(ucx, theirs))
+        return hm_fail(HM_ERR_PEER_PROTOCOL, "the other side's UCX address is none");
+    /* UCX reads some transports' addresses in their full size, whatever length was said. */
+    uint8_t address[HM_FABRIC_ADDRESS_BYTES_MAX + ADDRESS_SLACK_BYTES] = {0};
+    memcpy(address, theirs->address + MARK_BYTES, theirs->address_bytes - (size_t)MARK_BYTES);
     ucp_ep_params_t params = {
         .field_mask = UCP_EP_PARAM_FIELD_REMOTE_ADDRESS | UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE |
                       UCP_EP_PARAM_FIELD_ERR_HANDLER,
-        .address = (const ucp_address_t *)(theirs->address + MARK_BYTES),
+        .address = (const ucp_address_t *)address,
         .err_mode = UCP_ERR_HANDLING_MODE_PEER,
         .err_handler = {.cb = on_error, .arg = ep},
     };

@@ -2,6 +2,7 @@
  *
  *   ucx.c       the provider: open, close, the worker in the loop, the vtable, pools
  *   context.c   environment, interfaces, ucp_init, settings, UCX's log
+ *   address.c   whether a peer's bytes are an address
  *   endpoint.c  an endpoint's life: offer, accept, hello, up, failing, closing
  *   send.c      operations on the wire, queues, credit, announced payloads
  *   receive.c   active messages in: messages, announces, pulls
@@ -230,6 +231,11 @@ HM_MUST_CHECK enum hm_status hm_ucx_context_open(struct ucx *ucx,
 void hm_ucx_context_close(struct ucx *ucx);
 /* Descriptors that UCX has opened must not live on in programs that this one starts. */
 void hm_ucx_descriptors_close_on_exec(const struct ucx *ucx);
+
+/* ---- address.c */
+/* Whether `bytes` have the form of the address of another worker; what is named in it may not exist. */
+HM_MUST_CHECK bool hm_ucx_address_valid(const struct ucx *ucx, const uint8_t *bytes,
+                                        size_t byte_count);
 
 /* ---- endpoint.c */
 void hm_ucx_ep_fail(struct ucx_ep *ep, enum hm_status why); /* the first reason stays */
