@@ -207,6 +207,18 @@ bool node_has_verified(void *node);
 
 void puppet_play(struct suite *suite, struct puppet *puppet); /* opens puppet->node in its role */
 
+/* ---- between the suite's own files */
+
+/* The header of the suite's own messages. */
+enum { MESSAGE_DATA = 1, MESSAGE_PING, MESSAGE_PONG };
+struct numbered {
+    uint32_t kind, number;
+    uint64_t bytes, hash;
+};
+void suite_drop(struct suite *suite, struct hm_inbound *in);
+void end_pump_on(struct end *end); /* what BUSY has kept back */
+void node_free(struct node *node);
+
 extern const struct CMUnitTest suite_cases_link[], suite_cases_message[], suite_cases_flow[],
     suite_cases_end[];
 extern const size_t suite_cases_link_count, suite_cases_message_count, suite_cases_flow_count,
