@@ -42,41 +42,41 @@ static void expert_ended(struct hm_moe_expert_op *op, enum hm_status status)
     hm_wait_end(outer->wait, status);
 }
 
+/* The operation is this wait's; its deadline. */
+static hm_ns begin(struct expert_op *op, struct hm_wait *wait)
+{
+    op->wait = wait;
+    op->op.arg = op;
+    op->op.codec = op->expert->codec;
+    return hm_deadline_after(op->expert->node->loop, op->timeout);
+}
+
 static void find_on_loop(struct hm_wait *wait, void *arg)
 {
     struct expert_op *op = arg;
-    struct hm_node *node = op->expert->node;
-    op->wait = wait;
-    op->op.arg = op;
-    enum hm_status status =
-        hm_moe_expert_find(node->dispatch, &op->op, &op->expert->uid,
-                           hm_deadline_after(node->loop, op->timeout), expert_ended);
+    hm_ns deadline = begin(op, wait);
+    enum hm_status status = hm_moe_expert_find(op->expert->node->dispatch, &op->op,
+                                               &op->expert->uid, deadline, expert_ended);
     if (status) hm_wait_end(wait, status);
 }
 
 static void forward_on_loop(struct hm_wait *wait, void *arg)
 {
     struct expert_op *op = arg;
-    struct hm_node *node = op->expert->node;
-    op->wait = wait;
-    op->op.arg = op;
-    op->op.codec = op->expert->codec;
+    hm_ns deadline = begin(op, wait);
     enum hm_status status =
-        hm_moe_expert_forward(node->dispatch, &op->op, &op->expert->uid, &op->x, &op->out,
-                              hm_deadline_after(node->loop, op->timeout), expert_ended);
+        hm_moe_expert_forward(op->expert->node->dispatch, &op->op, &op->expert->uid, &op->x,
+                              &op->out, deadline, expert_ended);
     if (status) hm_wait_end(wait, status);
 }
 
 static void backward_on_loop(struct hm_wait *wait, void *arg)
 {
     struct expert_op *op = arg;
-    struct hm_node *node = op->expert->node;
-    op->wait = wait;
-    op->op.arg = op;
-    op->op.codec = op->expert->codec;
+    hm_ns deadline = begin(op, wait);
     enum hm_status status =
-        hm_moe_expert_backward(node->dispatch, &op->op, &op->expert->uid, &op->x, &op->dy, &op->out,
-                               hm_deadline_after(node->loop, op->timeout), expert_ended);
+        hm_moe_expert_backward(op->expert->node->dispatch, &op->op, &op->expert->uid, &op->x,
+                               &op->dy, &op->out, deadline, expert_ended);
     if (status) hm_wait_end(wait, status);
 }
 
