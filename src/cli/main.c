@@ -15,7 +15,8 @@ static const struct cli_command commands[] = {
      cli_swarm},
     {"topo", "which processors, GPU, memory and network card each thread gets here, and why",
      cli_topo},
-    {"bench", "throughput, with the presets of the Python hivemind", cli_bench},
+    {"bench", "throughput and latency of calls, codecs and transports, beside raw programs",
+     cli_bench},
 };
 
 static void help(FILE *to)
