@@ -199,6 +199,7 @@ static size_t feed(struct tcp_ep *ep, const uint8_t *at, const uint8_t *end)
         case HM_FRAME_HEAD: status = frame_begin(ep); break;
         case HM_FRAME_PART:
             memcpy(filling_at(ep->filling), ep->reader.part, ep->reader.part_bytes);
+            ep->tcp->metrics.bytes_copied.value += ep->reader.part_bytes;
             filled(ep, ep->reader.part_bytes);
             break;
         case HM_FRAME_END:
@@ -365,6 +366,7 @@ enum hm_status hm_tcp_pull(struct hm_inbound *base, const struct hm_span *into, 
     }
     if (taken->buf) {
         memcpy(into->base, taken->base.data, taken->base.bytes);
+        ep->tcp->metrics.bytes_copied.value += taken->base.bytes;
         buffer_release(ep, taken);
     }
     taken->status = HM_OK;

@@ -4,7 +4,7 @@
  * Happy path: send queues a message and asks for a turn; flush picks one frame after another:
  *            control frames first, then messages, then one frame of data for each pulled payload in
  *            turn.  Small frames, heads and short ends are gathered in the stage, so that one
- *            record carries many; 16 KiB and more in one piece goes to TLS from where it lies.
+ *            record carries many; what is long goes to TLS from where it lies.
  * Failure:   a full queue is HM_ERR_BUSY, and writable() once half of it is free.
  * Invariant: while TLS holds half a record (blocked), the bytes offered next begin with the same
  *            bytes: only `writing` moves, or the stage grows at its end. */
@@ -249,8 +249,12 @@ static size_t offer(struct tcp_ep *ep, const uint8_t **at)
             ep->head_left -= bytes;
         } else if (ep->frame_left > 0) {
             size_t bytes = payload_piece(ep, at);
-            if (bytes >= TCP_STAGE_BYTES && ep->stage_end == 0) return bytes;
-            payload_used(ep, stage_copy(ep, *at, bytes));
+            bool direct = bytes >= (ep->writing_data ? TCP_DIRECT_BYTES : TCP_STAGE_BYTES);
+            if (direct && ep->stage_end == 0) return bytes;
+            if (direct && ep->writing_data) break; /* its head goes alone, into the same packet */
+            bytes = stage_copy(ep, *at, bytes);
+            ep->tcp->metrics.bytes_copied.value += bytes;
+            payload_used(ep, bytes);
         }
         if (ep->writing && ep->head_left + ep->frame_left == 0) frame_end(ep);
     }

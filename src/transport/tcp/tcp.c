@@ -173,6 +173,7 @@ static void metrics_add(struct tcp *tcp, struct hm_metrics *metrics)
     } row[] = {
         {"tcp.bytes_sent", "bytes given to TLS", HM_COUNTER},
         {"tcp.bytes_received", "bytes taken from TLS", HM_COUNTER},
+        {"tcp.bytes_copied", "bytes of payloads copied between their place and TLS", HM_COUNTER},
         {"tcp.messages_sent", "messages put on the wire", HM_COUNTER},
         {"tcp.messages_received", "messages delivered", HM_COUNTER},
         {"tcp.endpoints", "connections, those in handshake included", HM_GAUGE},

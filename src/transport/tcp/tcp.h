@@ -25,6 +25,7 @@ enum {
     TCP_ANNOUNCES_MAX = 256,    /* announced and not yet done, each way; docs/wire.md */
     TCP_STAGE_BYTES = 16 << 10, /* the largest TLS record */
     TCP_SCRATCH_BYTES = 16 << 10,
+    TCP_DIRECT_BYTES = 4 << 10,  /* of pulled data: from here on a record of its own beats a copy */
     TCP_READ_BUDGET = 256 << 10, /* bytes an endpoint may move before the others have their turn */
     TCP_WRITE_BUDGET = 256 << 10,
     TCP_BURST_BYTES = 256 << 10, /* messages that may go ahead of pulled data in a row */
@@ -139,8 +140,8 @@ struct tcp_ep {
 };
 
 struct tcp_metrics {
-    struct hm_metric bytes_sent, bytes_received, messages_sent, messages_received, endpoints,
-        handshakes, refused, unreachable, reset, protocol, version, denied;
+    struct hm_metric bytes_sent, bytes_received, bytes_copied, messages_sent, messages_received,
+        endpoints, handshakes, refused, unreachable, reset, protocol, version, denied;
 };
 
 struct tcp {

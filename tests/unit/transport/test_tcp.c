@@ -188,6 +188,44 @@ static void an_answerer_that_is_not_the_expected_node_sees_no_hello(void **state
     assert_int_equal(world->other.ups + world->node.ups + world->node.downs, 0);
 }
 
+static bool holds_one(void *node)
+{
+    return ((struct node *)node)->held_count == 1;
+}
+
+static bool has_pulled(void *node)
+{
+    return ((struct node *)node)->dones > 0;
+}
+
+/* TLS copies once on each side; more would be a third copy of a row on its hop. */
+static void a_large_payload_goes_between_its_places_and_tls_without_a_copy(void **state)
+{
+    enum { BYTES = 8 << 20, ENDS = 16 * KIB };
+    static uint8_t from[BYTES], to[BYTES];
+    struct world *world = *state;
+    for (size_t i = 0; i < BYTES; i++) from[i] = (uint8_t)(i * 2654435761u >> 24);
+    memset(to, 0, sizeof to);
+    node_open(world, &world->node, (struct node_conf){.listen = "127.0.0.1:0"});
+    node_open(world, &world->other, (struct node_conf){0});
+    struct hm_addr addr = node_addr(&world->node);
+    struct hm_ep *ep;
+    assert_ok(hm_transport_tcp.connect(world->other.transport, &addr, NULL, &ep));
+    await(world, is_up, &world->other);
+    await(world, is_up, &world->node);
+    world->node.hold = true;
+    const struct hm_span sent = {.base = from, .bytes = BYTES}, got = {.base = to, .bytes = BYTES};
+    assert_ok(hm_transport_tcp.send(ep, "x", 1, &sent, 1, node_on_done, &world->other));
+    await(world, holds_one, &world->node);
+    uint64_t copied = hm_metrics_value(&world->metrics, "tcp.bytes_copied");
+    assert_ok(hm_inbound_pull(world->node.held[--world->node.held_count], &got, node_on_done,
+                              &world->node));
+    await(world, has_pulled, &world->node);
+    await(world, has_pulled, &world->other);
+    assert_memory_equal(from, to, BYTES);
+    assert_true(hm_metrics_value(&world->metrics, "tcp.bytes_copied") - copied <= ENDS);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -202,6 +240,7 @@ int main(void)
         CASE(another_fabric_key_proves_nothing_and_is_no_reason_to_part),
         CASE(without_a_key_no_proof_is_said_and_none_is_believed),
         CASE(an_answerer_that_is_not_the_expected_node_sees_no_hello),
+        CASE(a_large_payload_goes_between_its_places_and_tls_without_a_copy),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
