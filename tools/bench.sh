@@ -9,9 +9,12 @@ build=${BUILD:-build} word=${1:-}
 hivemind=$build/bin/hivemind out=$build/bench.jsonl
 
 field() { # NAME or OBJECT.NAME, of a line of JSON
-    local object=${1%.*} name=${1##*.} inside=
-    [ "$object" = "$name" ] || inside="\"$object\":\\{[^}]*"
-    sed -nE "s/.*$inside\"$name\":(-?[0-9.e+-]+).*/\1/p"
+    local object=${1%.*} name=${1##*.}
+    if [ "$object" = "$name" ]; then # of the line itself: objects in it have fields of the same names
+        sed -E 's/^\{//; s/\{[^}]*\}/{}/g' | sed -nE "s/.*\"$name\":(-?[0-9.e+-]+).*/\1/p"
+    else
+        sed -nE "s/.*\"$object\":\\{[^}]*\"$name\":(-?[0-9.e+-]+).*/\1/p"
+    fi
 }
 
 # RATIO is a field where 1 is as good as raw and less is worse; with 1/ before it, where more is worse.
@@ -35,7 +38,7 @@ bench() { # NAME UNIT FIGURE LIMIT RATIO MORE -- ARGUMENTS
             if (ratio != "") printf " %11.*f  %5.2f", digits, limit, ratio; else printf " %11s  %5s", "-", "-"
             bar = ""
             for (i = 1; i <= 20 && (i <= 10 || i <= ratio * 10 + 0.5); i++) bar = bar (i <= ratio * 10 + 0.5 ? "#" : ".")
-            if (value != "") printf "  %-20s  %s %.1f", bar, more, value; else printf "  %s", bar
+            if (value != "") printf "  %-20s  %s %.*f", bar, more, value < 1000 ? 1 : 0, value; else printf "  %s", bar
             printf "\n" }'
 }
 
