@@ -2,8 +2,10 @@
  *
  * Owns:       the memory of every buffer (in use and cached), and the hm_buf structs, which come
  *             in chunks.
- * Happy path: get takes the newest cached buffer of the size class (its pages are warm), put gives
- *             it back; neither asks the system for anything once the pool has seen its load.
+ * Happy path: get takes the newest cached buffer of the size class (its pages are warm), or of the
+ *             next three, less than twice as large: else sizes that vary would have the pool grow
+ *             until each of them had seen its own worst moment.  Put gives it back; neither asks the
+ *             system for anything once the pool has seen its load.
  * Failure:    a get over bytes_max first frees cached buffers of other classes, then answers
  *             HM_ERR_BUSY.
  * Invariant:  bytes_used + bytes_cached <= bytes_max.  Every struct is in use, in one class's list
@@ -32,6 +34,7 @@ enum {
     SMALLEST_BITS = 12, /* 4 KiB */
     LARGEST_BITS = 47,  /* what x86-64 and arm64 processes can address */
     CLASSES = 1 + 4 * (LARGEST_BITS - SMALLEST_BITS),
+    LARGER_CLASSES = 3, /* a buffer of these is as good */
     CHUNK_BUFS = 64,
     MAPPED_BYTES_MIN = 64 << 10, /* from here on whole pages, straight from the kernel */
     HUGE_BYTES_MIN = 2 << 20,
@@ -166,15 +169,27 @@ static struct hm_buf *buf_alloc(struct hm_buf_pool *pool, size_t capacity)
     return buf;
 }
 
+static struct hm_buf *cached_take(struct hm_buf_pool *pool, unsigned class)
+{
+    unsigned end = class + LARGER_CLASSES < CLASSES ? class + LARGER_CLASSES + 1 : CLASSES;
+    for (; class < end; class ++) {
+        struct hm_buf *got = pool->cached[class];
+        if (!got) continue;
+        pool->cached[class] = got->next;
+        return got;
+    }
+    return NULL;
+}
+
 enum hm_status hm_buf_pool_get(struct hm_buf_pool *pool, size_t bytes, struct hm_buf **buf)
 {
     if (bytes > pool->bytes_max) return HM_ERR_TOO_BIG;
     size_t capacity;
     unsigned class = class_of(bytes, &capacity);
     if (capacity > pool->bytes_max) return HM_ERR_TOO_BIG;
-    struct hm_buf *got = pool->cached[class];
+    struct hm_buf *got = cached_take(pool, class);
     if (got) {
-        pool->cached[class] = got->next;
+        capacity = got->capacity;
         pool->bytes_cached -= capacity;
         UNPOISON(got->base, capacity);
     } else {

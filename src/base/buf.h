@@ -2,7 +2,7 @@
  *
  * A slab is pulled into once, gathered from by batches and sent from by replies; whoever still
  * needs it holds a reference.  A pool keeps freed buffers by size class (four classes a doubling,
- * from 4 KiB) and uses them again; what it holds, in use and cached, never exceeds bytes_max: an
+ * from 4 KiB) and uses them again, also for sizes down to half of theirs; what it holds, in use and cached, never exceeds bytes_max: an
  * exhausted pool is HM_ERR_BUSY for its user.
  *
  * Thread:  references and pools belong to the loop thread.  A lane or a caller's thread reads and
@@ -22,7 +22,7 @@ struct hm_buf_pool;
 struct hm_buf {
     void *base;
     size_t bytes;    /* as asked for */
-    size_t capacity; /* of its size class */
+    size_t capacity; /* of its size class, or of one of the three above it */
     uint32_t refs;
     struct hm_buf_pool *pool;
     struct hm_buf *next; /* the pool's free list */

@@ -9,16 +9,16 @@
 
 enum { KIB = 1024, MIB = 1024 * 1024 };
 
-static void buffers_are_aligned_large_enough_and_waste_at_most_a_fifth(void **state)
+static void new_buffers_are_aligned_large_enough_and_waste_at_most_a_fifth(void **state)
 {
     (void)state;
     struct hm_buf_pool *pool;
-    assert_ok(hm_buf_pool_create((size_t)256 * MIB, &pool));
     static const size_t sizes[] = {0,     1,     4096,    4097,    5120,    65535,
                                    65536, 65537, 100000,  1 << 20, 2097153, 33554433,
                                    57344, 57345, 1000000, 81920,   81921};
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
         struct hm_buf *buf;
+        assert_ok(hm_buf_pool_create((size_t)256 * MIB, &pool));
         assert_ok(hm_buf_pool_get(pool, sizes[i], &buf));
         assert_int_equal(buf->bytes, sizes[i]);
         assert_true(buf->capacity >= sizes[i]);
@@ -28,8 +28,8 @@ static void buffers_are_aligned_large_enough_and_waste_at_most_a_fifth(void **st
         assert_int_equal(hm_buf_pool_bytes_used(pool), buf->capacity);
         hm_buf_put(buf);
         assert_int_equal(hm_buf_pool_bytes_used(pool), 0);
+        hm_buf_pool_destroy(pool);
     }
-    hm_buf_pool_destroy(pool);
 }
 
 static void there_are_four_classes_a_doubling(void **state)
@@ -68,6 +68,31 @@ static void the_last_put_gives_the_memory_to_the_next_get(void **state)
     hm_buf_put(again);
     hm_buf_put(other);
     hm_buf_put(NULL);
+    hm_buf_pool_destroy(pool);
+}
+
+static void a_buffer_less_than_twice_as_large_is_used_again_and_counts_as_it_is(void **state)
+{
+    (void)state;
+    struct hm_buf_pool *pool;
+    struct hm_buf *large, *small, *fits;
+    assert_ok(hm_buf_pool_create(MIB, &pool));
+    assert_ok(hm_buf_pool_get(pool, 28 * KIB, &large));
+    void *base = large->base;
+    hm_buf_put(large);
+    assert_ok(hm_buf_pool_get(pool, 14 * KIB, &small)); /* 28 is twice that */
+    assert_ptr_not_equal(small->base, base);
+    assert_ok(hm_buf_pool_get(pool, 14 * KIB + 1, &fits));
+    assert_ptr_equal(fits->base, base);
+    assert_int_equal(fits->bytes, 14 * KIB + 1);
+    assert_int_equal(fits->capacity, 28 * KIB);
+    assert_int_equal(hm_buf_pool_bytes_used(pool), 42 * KIB);
+    hm_buf_put(fits);
+    hm_buf_put(small);
+    assert_int_equal(hm_buf_pool_bytes_used(pool), 0);
+    assert_ok(hm_buf_pool_get(pool, 28 * KIB, &large)); /* it is in its own class again */
+    assert_ptr_equal(large->base, base);
+    hm_buf_put(large);
     hm_buf_pool_destroy(pool);
 }
 
@@ -217,9 +242,10 @@ static void bytes_of_a_cached_buffer_are_poisoned(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(buffers_are_aligned_large_enough_and_waste_at_most_a_fifth),
+        cmocka_unit_test(new_buffers_are_aligned_large_enough_and_waste_at_most_a_fifth),
         cmocka_unit_test(there_are_four_classes_a_doubling),
         cmocka_unit_test(the_last_put_gives_the_memory_to_the_next_get),
+        cmocka_unit_test(a_buffer_less_than_twice_as_large_is_used_again_and_counts_as_it_is),
         cmocka_unit_test(an_exhausted_pool_answers_busy_until_something_comes_back),
         cmocka_unit_test(what_can_never_fit_is_too_big_and_not_busy),
         cmocka_unit_test(cached_buffers_of_other_classes_make_room),
