@@ -9,8 +9,12 @@ jobs=$(nproc)
 case "${1:-}" in
 address) preset=asan suites='^(unit|conformance|sim|parity|fuzz)$' without='^$' ;;
 # UCX is not built with ThreadSanitizer and patches the C library's memory calls under it; its provider has one thread.
-# integration-bench and integration-bad_launch load it, or Open MPI, as well.
-thread) preset=tsan suites='^(sched|transport|integration)$' without='^(conformance-transport-ucx|integration-transport-rpc_ucx|integration-transport-ucx_address|integration-fabric|integration-fabric_cut|integration-startup|integration-bench|integration-bad_launch)$' ;;
+# integration-bench loads it as well, and integration-bad_launch, whose first rank opens it: a thread of UCX's that ends calls
+# its madvise() hook, which locks through ThreadSanitizer after that has left the thread, and crashes; without the hooks it runs.
+thread)
+    export UCX_MEM_MMAP_HOOK_MODE=none
+    preset=tsan suites='^(sched|transport|integration)$' without='^(conformance-transport-ucx|integration-transport-rpc_ucx|integration-transport-ucx_address|integration-fabric|integration-fabric_cut|integration-startup|integration-bench)$'
+    ;;
 *)
     sed -n '2,5s/^# \{0,1\}//p' "$0" >&2
     exit 2

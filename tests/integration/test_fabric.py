@@ -50,6 +50,10 @@ def bad_devices(lab):
     ):
         one_line_and_out(lab, what, 1, words, *arguments, *key)
     variable = {'environment': {'HM_UCX_NET_DEVICES': 'eth9'}}
+    level = {'HM_UCX_LOG_LEVEL': 'loud'}
+    one_line_and_out(lab, 'a level of the log', 1, ['HM_UCX_LOG_LEVEL', 'info'], '--fabric-tcp', *key, environment=level)
+    node = lab.dht(*key, environment={'HM_UCX_LOG_LEVEL': 'info'})
+    until(lambda: re.search(r'UCX +INFO', node.out + node.err), 'HM_UCX_LOG_LEVEL=info: UCX speaks')
     one_line_and_out(lab, 'a variable', 1, ['HM_UCX_NET_DEVICES', "'eth9'", ' lo'], '--fabric-tcp', *key, **variable)
 
 

@@ -21,6 +21,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include <ucs/config/global_opts.h>
 #include <ucs/debug/log_def.h>
 
 enum { VALUE_BYTES = 512, PIECE_BYTES_MAX = 8 << 10, RENDEZVOUS_BYTES = 1 << 20 };
@@ -336,7 +337,7 @@ void hm_ucx_descriptors_close_on_exec(const struct ucx *ucx)
 static enum hm_status failed(const char *what, ucs_status_t status)
 {
     return hm_fail(HM_ERR_UNSUPPORTED,
-                   "UCX cannot %s: %s; HM_UCX_LOG_LEVEL and ucx_info -d say more, and without "
+                   "UCX cannot %s: %s; HM_UCX_LOG_LEVEL=info and ucx_info -d say more, and without "
                    "--fabric everything goes over tcp",
                    what, ucs_status_string(status));
 }
@@ -416,9 +417,14 @@ static void memory_probe(struct ucx *ucx)
 enum hm_status hm_ucx_context_open(struct ucx *ucx, const struct hm_ucx_options *options)
 {
     static bool logging;
+    const char *log_level = getenv("HM_UCX_LOG_LEVEL"); /* UCX_LOG_LEVEL it has read at loading */
     descriptors_note(ucx);
     if (!logging) ucs_log_push_handler(on_log);
     logging = true;
+    if (log_level && ucs_global_opts_set_value("LOG_LEVEL", log_level) != UCS_OK)
+        return hm_fail(HM_ERR_INVALID,
+                       "HM_UCX_LOG_LEVEL=%.40s is no level of UCX; say warn, info or debug",
+                       log_level);
     struct choice choice = {.tls = ""};
     enum hm_status status = transports_choose(options, &choice);
     if (status != HM_OK) return status;
