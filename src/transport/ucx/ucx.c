@@ -26,6 +26,7 @@ enum {
     LOOKS_A_CLOCK =
         16,            /* empty ones, or as much work: then the loop is asked whether we may stay */
     YIELD_AFTER = 3,   /* looks in a row without anything */
+    PIECE_LOOKS = 64,  /* in vain for the next piece: microseconds, and without giving way */
     IDLE_YIELDS = 200, /* looks in a row for what does not move, before we sleep */
     ARM_BUSY_MAX = 2000, /* somebody died while he wrote into our queue: do not burn the core */
 };
@@ -157,13 +158,13 @@ static void on_poll(struct hm_timer *timer)
 /* Nothing has moved.  May the loop sleep? */
 static bool settle(struct ucx *ucx)
 {
+    if (ucx->pulling > 0 && ucx->piece_looks < PIECE_LOOKS) {
+        ucx->piece_looks++;
+        return false;
+    }
     ucx->idle++;
     if (ucx->busy_poll) return false;
     bool waits = ucx->wire_ops > 0 && ucx->idle < IDLE_YIELDS;
-    if (ucx->pulling > 0 && ucx->piece_looks < IDLE_YIELDS) {
-        ucx->piece_looks++;
-        waits = true;
-    }
     if (waits || ucp_worker_arm(ucx->worker) == UCS_ERR_BUSY) {
         if (ucx->idle > YIELD_AFTER) sched_yield();
         if (ucx->idle < ARM_BUSY_MAX) return false;
