@@ -132,7 +132,7 @@ def a_folder_does_without_mpi(lab):
           [rank.err[-300:] for rank in ranks])
     check(len(accuracies(ranks[2].out)) == 1, 'the trainer says its result', ranks[2].out)
     again = lab.run('swarm', '--bootstrap', f'file:{folder}', '--rank', 0, '--size', 3, '--servers', 2, *COMMON)
-    check(again.code == 1 and 'fresh folder' in again.err, 'a used folder is refused with the remedy', again.err)
+    check(again.code == 2 and 'fresh folder' in again.err, 'a used folder is refused with the remedy', again.err)
 
 
 def a_late_process_joins(lab):
@@ -152,7 +152,7 @@ def a_late_process_joins(lab):
 def what_is_missing_is_said(lab):
     plain = ['mpirun', '--oversubscribe']
     bare = lab.run('swarm', '--servers', 1, *COMMON)
-    check(bare.code == 1 and 'file:DIR' in bare.err and 'mpirun' in bare.err, 'no launcher: a line with both remedies',
+    check(bare.code == 2 and 'file:DIR' in bare.err and 'mpirun' in bare.err, 'no launcher: a line with both remedies',
           bare.err)
     # A copy of the program alone: its modules are looked for beside it.
     os.makedirs(lab.path('alone', 'bin'))
