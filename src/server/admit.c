@@ -36,6 +36,14 @@ static uint64_t client_of(const struct hm_served_call *call)
     return client;
 }
 
+/* When the answer has to leave: it travels too. */
+static hm_ns answer_deadline(const struct hm_served_call *call)
+{
+    hm_ns deadline = hm_request_deadline(call->request);
+    hm_ns half = hm_peer_round_trip_min(hm_request_peer(call->request)) / 2;
+    return deadline > half ? deadline - half : 0;
+}
+
 enum hm_status hm_expert_server_admit(struct hm_served_part *part)
 {
     struct hm_served_call *call = part->call;
@@ -56,7 +64,7 @@ enum hm_status hm_expert_server_admit(struct hm_served_part *part)
                                   .out_row_bytes = hm_expert_server_out_row_bytes(part),
                                   .client = client_of(call),
                                   .priority = (enum hm_priority)call->head.priority,
-                                  .deadline = hm_request_deadline(call->request),
+                                  .deadline = answer_deadline(call),
                                   .end = part_ended,
                                   .arg = part};
     enum hm_status status = hm_sched_submit(server->sched, &part->task);

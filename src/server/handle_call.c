@@ -224,7 +224,7 @@ void hm_expert_server_handle_call(void *arg, struct hm_request *request, const v
     /* What came with the message is here; the pull of what was announced is the wire's time. */
     if (call->timed && !in->data) call->pull = hm_loop_clock(server->conf.loop);
     struct hm_span into = hm_buf_span(call->slab);
-    status = hm_inbound_pull(in, &into, payload_pulled, call);
+    status = hm_request_pull(request, in, &into, payload_pulled, call);
     if (status) refuse(call, status);
 }
 

@@ -206,6 +206,8 @@ enum hm_status hm_peer_get(struct hm_rpc *rpc, const struct hm_node_id *node,
 void hm_peer_measured(struct hm_peer *peer, hm_ns round_trip)
 {
     if (round_trip == 0) round_trip = 1; /* 0 says: not measured */
+    if (peer->round_trip_min == 0 || round_trip < peer->round_trip_min)
+        peer->round_trip_min = round_trip;
     if (peer->round_trip == 0) {
         peer->round_trip = round_trip;
         peer->deviation = round_trip / 2;
@@ -223,6 +225,11 @@ hm_ns hm_peer_round_trip(const struct hm_peer *peer, hm_ns *deviation)
 {
     if (deviation) *deviation = peer->deviation;
     return peer->round_trip;
+}
+
+hm_ns hm_peer_round_trip_min(const struct hm_peer *peer)
+{
+    return peer->round_trip_min;
 }
 
 /* ---- connections */
@@ -317,6 +324,7 @@ void hm_peer_detach(struct hm_peer *peer, enum hm_status why)
     hm_peer_choose_sender(peer);
     if (hm_list_empty(&peer->conns) && peer->announced) {
         peer->announced = false;
+        peer->round_trip_min = 0; /* the next connection may take another way */
         if (why == HM_ERR_PEER_PROTOCOL && !rpc->closing) hm_peer_back_off(peer);
         peer->holds++;
         if (rpc->conf.peer_down) rpc->conf.peer_down(rpc->conf.arg, peer, why);

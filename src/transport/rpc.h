@@ -11,7 +11,8 @@
  *
  * A call may be answered in several replies (one a part, as parts finish) and ends exactly once:
  * after the last reply, at its deadline, on cancel, or when its connection goes down.  Deadlines
- * travel as remaining time.  An idle connection is pinged (every 10 s; 3 missed: down), so a cut
+ * travel as remaining time; who receives one takes off half of the shortest round trip that he has
+ * measured to the caller, so that both mean the same moment.  An idle connection is pinged (every 10 s; 3 missed: down), so a cut
  * link is noticed without a call.
  *
  * A peer is its control connection (conf.transport).  If both sides have a fabric and prove the
@@ -158,6 +159,9 @@ void hm_rpc_each_peer(const struct hm_rpc *rpc,
 /* Smoothed round trip and its deviation (RFC 6298), measured on pings and on small calls, less the
  * time that the other side says it held them; 0: not measured yet. */
 hm_ns hm_peer_round_trip(const struct hm_peer *peer, hm_ns *deviation);
+/* The shortest since the peer was last without a connection; 0: not measured.  Half of it is what a
+ * message takes at least, whatever queues it meets. */
+hm_ns hm_peer_round_trip_min(const struct hm_peer *peer);
 
 /* HM_OK: end() will come, in a later turn.  Otherwise it will not:
  * Errors:  HM_ERR_BUSY: calls_max, or the peer's send queue is full.
@@ -188,6 +192,12 @@ void hm_rpc_unserve(struct hm_rpc *rpc, const struct hm_method *methods, unsigne
 void hm_request_reply(struct hm_request *request, bool last, enum hm_status status,
                       const void *header, size_t header_bytes, const struct hm_span *payload,
                       unsigned span_count);
+/* As hm_inbound_pull, of the request's payload; not yet answered for the last time when `done` runs.
+ * A peer that is still sending long after the request's deadline loses its connection, and the
+ * pull ends: what it is pulled into is not held for ever by who sends a byte now and then. */
+HM_MUST_CHECK enum hm_status hm_request_pull(struct hm_request *request, struct hm_inbound *in,
+                                             const struct hm_span *into, hm_wire_cb done,
+                                             void *arg);
 const struct hm_node_id *hm_request_from(const struct hm_request *request);
 struct hm_peer *hm_request_peer(const struct hm_request *request); /* not referenced */
 hm_ns hm_request_deadline(const struct hm_request *request);       /* on this loop's clock */

@@ -5,7 +5,8 @@
  * Happy path: up() names the node, peer.c attaches the connection, messages go to rpc_call.c
  * (replies) and rpc_serve.c (requests), a timer pings when nothing has been heard for an interval.
  * Failure modes: garbage closes the connection with HM_ERR_PEER_PROTOCOL, so do three missed pings
- * (HM_ERR_PEER_UNREACHABLE) and a peer that lets our payloads rot after their deadlines.  down()
+ * (HM_ERR_PEER_UNREACHABLE) and a peer that lets our payloads rot after their deadlines, or sends its
+ * own long after theirs.  down()
  * ends every call and loses every request of the connection.
  * Invariant: an endpoint without a connection (ep->user NULL) is one that we have turned away. */
 #include "transport/rpc_fast.h"
@@ -20,6 +21,7 @@ struct hm_conn *hm_conn_create(struct hm_rpc *rpc, bool dialed)
     hm_list_init(&conn->link);
     hm_list_init(&conn->calls);
     hm_list_init(&conn->requests);
+    hm_list_init(&conn->pulls);
     hm_list_init(&conn->queue);
     hm_list_init(&conn->wire);
     conn->ping_id = hm_loop_random(rpc->loop, HM_RANDOM_IDS);
@@ -31,6 +33,8 @@ void hm_conn_destroy(struct hm_conn *conn)
     HM_ASSERT(hm_list_empty(&conn->calls) && hm_list_empty(&conn->requests));
     HM_ASSERT(hm_list_empty(&conn->queue) && hm_list_empty(&conn->wire));
     hm_timer_stop(conn->rpc->loop, &conn->timer);
+    while (hm_list_pop(&conn->pulls)) {
+    } /* those of a fast path may end a little later */
     hm_list_remove(&conn->link);
     if (conn->ep) conn->ep->user = NULL;
     hm_slots_give(&conn->rpc->conn_slots, conn);
@@ -62,6 +66,18 @@ static bool wire_is_rotten(const struct hm_conn *conn)
     return dead > HM_RPC_DEAD_MAX;
 }
 
+/* True: a request's payload is still coming, long after its deadline. */
+static bool pull_is_rotten(const struct hm_conn *conn)
+{
+    hm_ns now = hm_loop_now(conn->rpc->loop);
+    HM_LIST_EACH (link, &conn->pulls) {
+        const struct hm_request *request = HM_CONTAINER_OF(link, struct hm_request, pull_link);
+        if (request->deadline < now && now - request->deadline > conn->rpc->conf.ping_interval)
+            return true;
+    }
+    return false;
+}
+
 /* Of two connections the one that is not the sender is spare once both sides must know so; the side
  * that dialled it closes it, so that the two never close one each. */
 static bool is_spare(const struct hm_conn *conn)
@@ -91,7 +107,7 @@ static void on_tick(struct hm_timer *timer)
         return;
     }
     hm_conn_discard_expired(conn);
-    if (wire_is_rotten(conn) || hm_conn_is_hog(conn)) {
+    if (wire_is_rotten(conn) || pull_is_rotten(conn) || hm_conn_is_hog(conn)) {
         hm_conn_fail(conn, HM_ERR_PEER_PROTOCOL);
         return;
     }

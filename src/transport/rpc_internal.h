@@ -155,6 +155,7 @@ struct hm_conn {
     struct hm_fast *fast; /* NULL: this connection has none, and never will */
 
     struct hm_link calls, requests;
+    struct hm_link pulls;       /* requests, also those that are gone */
     struct hm_link queue, wire; /* of hm_send */
     unsigned queue_count, wire_count;
     size_t reply_bytes; /* payloads of replies, in queue and wire */
@@ -179,6 +180,7 @@ struct hm_peer {
     unsigned refs; /* the users' */
     unsigned holds; /* calls and requests */
     unsigned request_count;
+    size_t request_bytes; /* payloads of its requests, those that are gone included */
     struct hm_link conns, dials;
     struct hm_conn *sender; /* the connection for new calls; NULL: none is up */
     bool announced;         /* peer_up has been told */
@@ -194,7 +196,8 @@ struct hm_peer {
     hm_ns backoff_until;
 
     hm_ns round_trip, deviation;
-    uint16_t wire_minor; /* of its last hello */
+    hm_ns round_trip_min; /* since it was last without a connection */
+    uint16_t wire_minor;  /* of its last hello */
     char why_not_fast[HM_PEER_WHY_BYTES];
 };
 
@@ -210,6 +213,10 @@ struct hm_request {
     hm_ns arrived, deadline;
     uint32_t reply_count;
     void *user;
+    size_t payload_bytes;
+    struct hm_link pull_link; /* conn->pulls, while its payload comes */
+    hm_wire_cb pulled;
+    void *pulled_arg;
 };
 
 struct hm_dial { /* hm_rpc_dial's */
@@ -286,6 +293,8 @@ void hm_conn_ping(struct hm_conn *conn);
 void hm_conn_pong(struct hm_conn *conn, uint64_t id);
 /* More requests would take more than this connection's share of the buffers for their replies. */
 bool hm_conn_is_greedy(const struct hm_conn *conn);
+/* As many more bytes of a peer's requests would be more than what is left for all. */
+bool hm_peer_is_greedy(const struct hm_peer *peer, size_t bytes);
 /* It is over a share, and at the pace of the last interval will be for more than another one. */
 bool hm_conn_is_hog(const struct hm_conn *conn);
 size_t hm_spans_bytes(const struct hm_span *spans,

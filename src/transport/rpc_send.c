@@ -95,6 +95,13 @@ bool hm_conn_is_greedy(const struct hm_conn *conn)
     return conn->reply_bytes > bytes_share(conn->rpc);
 }
 
+bool hm_peer_is_greedy(const struct hm_peer *peer, size_t bytes)
+{
+    const struct hm_buf_pool *pool = peer->rpc->conf.transport_conf.buffers;
+    if (!pool || bytes == 0) return false;
+    return bytes + peer->request_bytes > hm_buf_pool_bytes_max(pool) - hm_buf_pool_bytes_used(pool);
+}
+
 bool hm_conn_is_hog(const struct hm_conn *conn)
 {
     unsigned records = conn->queue_count + conn->wire_count;

@@ -69,8 +69,10 @@ static void request_destroy(struct hm_request *request)
 {
     struct hm_peer *peer = request->peer;
     struct hm_rpc *rpc = peer->rpc;
+    HM_ASSERT(!request->pulled);
     if (request->conn) request_detach(request);
     hm_list_remove(&request->link);
+    peer->request_bytes -= request->payload_bytes;
     hm_slots_give(&rpc->request_slots, request);
     rpc->request_count--;
     peer->request_count--;
@@ -141,15 +143,23 @@ void hm_request_reply(struct hm_request *request, bool last, enum hm_status stat
 
 /* ---- arrivals */
 
+/* What is left of the caller's time: it went on while the request travelled. */
+static hm_ns time_left(const struct hm_conn *conn, const struct hm_rpc_header *header)
+{
+    hm_ns left = header->time_us * HM_US, half = hm_peer_round_trip_min(conn->peer) / 2;
+    if (left > HM_RPC_TIME_MAX) left = HM_RPC_TIME_MAX;
+    return left > half ? left - half : 0;
+}
+
 static enum hm_status admit(const struct hm_conn *conn, const struct hm_rpc_header *header,
                             const struct hm_method *method, size_t payload_bytes)
 {
     const struct hm_rpc_conf *conf = &conn->rpc->conf;
     if (!method) return HM_ERR_UNSUPPORTED;
-    if (header->time_us == 0) return HM_ERR_TIMED_OUT;
+    if (time_left(conn, header) == 0) return HM_ERR_TIMED_OUT;
     if (payload_bytes > method->payload_bytes_max) return HM_ERR_TOO_BIG;
     if (conn->peer->request_count >= conf->requests_max_per_peer) return HM_ERR_BUSY;
-    if (hm_conn_is_greedy(conn)) return HM_ERR_BUSY;
+    if (hm_conn_is_greedy(conn) || hm_peer_is_greedy(conn->peer, payload_bytes)) return HM_ERR_BUSY;
     return HM_OK;
 }
 
@@ -176,14 +186,15 @@ void hm_request_receive(struct hm_conn *conn, const struct hm_rpc_header *header
         return;
     }
     hm_ns now = hm_loop_now(rpc->loop);
-    hm_ns left = header->time_us * HM_US;
-    if (left > HM_RPC_TIME_MAX) left = HM_RPC_TIME_MAX;
+    hm_ns left = time_left(conn, header);
     *request = (struct hm_request){.peer = conn->peer,
                                    .conn = conn,
                                    .method = method,
                                    .id = header->id,
                                    .arrived = now,
-                                   .deadline = now + left};
+                                   .deadline = now + left,
+                                   .payload_bytes = in->bytes};
+    hm_list_init(&request->pull_link);
     request->timer.cb = on_request_deadline;
     request->timer.arg = request;
     hm_list_init(&request->link);
@@ -194,6 +205,7 @@ void hm_request_receive(struct hm_conn *conn, const struct hm_rpc_header *header
     hm_timer_start(rpc->loop, &request->timer, left);
     rpc->request_count++;
     conn->peer->request_count++;
+    conn->peer->request_bytes += in->bytes;
     conn->peer->holds++;
     method->handle(method->arg, request, user_header, user_bytes, in);
 }
@@ -202,6 +214,29 @@ void hm_request_receive_cancel(struct hm_conn *conn, uint64_t id)
 {
     struct hm_request *request = request_find(conn, id);
     if (request) hm_request_lose(request);
+}
+
+/* ---- payloads */
+
+static void on_pulled(void *arg, enum hm_status status)
+{
+    struct hm_request *request = arg;
+    hm_wire_cb pulled = request->pulled;
+    hm_list_remove(&request->pull_link);
+    request->pulled = NULL;
+    pulled(request->pulled_arg, status);
+}
+
+enum hm_status hm_request_pull(struct hm_request *request, struct hm_inbound *in,
+                               const struct hm_span *into, hm_wire_cb done, void *arg)
+{
+    HM_ASSERT(!request->pulled && done);
+    enum hm_status status = hm_inbound_pull(in, into, on_pulled, request);
+    if (status != HM_OK) return status;
+    request->pulled = done;
+    request->pulled_arg = arg;
+    if (request->conn) hm_list_push(&request->conn->pulls, &request->pull_link);
+    return HM_OK;
 }
 
 /* ---- what a handler asks */

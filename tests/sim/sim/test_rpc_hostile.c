@@ -5,7 +5,7 @@
 
 #include "base/rng.h"
 
-enum { ECHO = 100, BULK, HOLD, BIT, BULK_BYTES = 20000, BIT_BYTES = 1000 };
+enum { ECHO = 100, BULK, HOLD, BIT, PULL, BULK_BYTES = 20000, BIT_BYTES = 1000 };
 
 /* ---- an honest server, an honest client, and the stranger */
 
@@ -13,9 +13,14 @@ struct scene {
     struct hm_world *world;
     struct rpc_node server, client;
     struct raw raw;
-    struct hm_method methods[4];
+    struct hm_method methods[5];
     struct hm_peer *peer; /* the server, as the client sees it */
     unsigned handled, gone;
+    struct pull {
+        struct hm_request *request;
+        struct hm_buf *buf;
+    } pull[64];
+    unsigned pulls, pulled, pulls_failed;
 };
 
 static void on_echo(void *arg, struct hm_request *request, const void *header, size_t header_bytes,
@@ -74,6 +79,30 @@ static void on_hold_gone(void *arg, struct hm_request *request)
     hm_request_reply(request, true, HM_ERR_CANCELED, NULL, 0, NULL, 0);
 }
 
+static struct scene *pulling;
+static void on_pulled(void *arg, enum hm_status status)
+{
+    struct pull *pull = arg;
+    pulling->pulled += status == HM_OK;
+    pulling->pulls_failed += status != HM_OK;
+    hm_buf_put(pull->buf);
+    hm_request_reply(pull->request, true, status, NULL, 0, NULL, 0);
+}
+
+static void on_pull(void *arg, struct hm_request *request, const void *header, size_t header_bytes,
+                    struct hm_inbound *in)
+{
+    (void)header;
+    (void)header_bytes;
+    struct scene *scene = pulling = arg;
+    assert_true(scene->pulls < HM_COUNT_OF(scene->pull));
+    struct pull *pull = &scene->pull[scene->pulls++];
+    pull->request = request;
+    assert_ok(hm_buf_pool_get(scene->server.buffers, in->bytes, &pull->buf));
+    struct hm_span into = hm_buf_span(pull->buf);
+    assert_ok(hm_request_pull(request, in, &into, on_pulled, pull));
+}
+
 static void scene_open(struct scene *scene, uint64_t seed, const struct hm_rpc_conf *limits)
 {
     *scene = (struct scene){0};
@@ -84,7 +113,8 @@ static void scene_open(struct scene *scene, uint64_t seed, const struct hm_rpc_c
     scene->methods[1] = (struct hm_method){BULK, "bulk", 0, on_bulk, NULL, scene};
     scene->methods[2] = (struct hm_method){HOLD, "hold", 0, on_hold, on_hold_gone, scene};
     scene->methods[3] = (struct hm_method){BIT, "bit", 0, on_bit, NULL, scene};
-    assert_ok(hm_rpc_serve(scene->server.rpc, scene->methods, 4));
+    scene->methods[4] = (struct hm_method){PULL, "pull", 16 << 20, on_pull, NULL, scene};
+    assert_ok(hm_rpc_serve(scene->server.rpc, scene->methods, 5));
     raw_open(&scene->raw, scene->world, 3, "sim:3", NULL);
     scene->peer = rpc_peer(&scene->client, &scene->server);
 }
@@ -380,6 +410,66 @@ static void hoarders_leave_buffers_for_others(void **state)
     scene_close(&scene);
 }
 
+/* A payload that comes a byte now and then holds its buffer no longer than its call's time and a while:
+ * pings go through, so it is not the silence that ends it. */
+static void a_payload_that_trickles_past_its_deadline_costs_the_connection(void **state)
+{
+    (void)state;
+    struct scene scene;
+    scene_open(&scene, 11, NULL);
+    serves_on(&scene);
+    size_t used = hm_buf_pool_bytes_used(scene.server.buffers);
+    raw_connect(&scene.raw);
+    struct hm_net_options options;
+    hm_net_options_default(&options);
+    options.bytes_per_second = 4000;
+    hm_net_set_options(scene.world, &options);
+    struct hm_rpc_header ask = {
+        .kind = HM_RPC_REQUEST, .method = PULL, .id = 1, .time_us = 5 * 1000 * 1000};
+    raw_send(&scene.raw, &ask, 0, 1 << 20); /* for four minutes */
+    hm_world_run_for(scene.world, 4 * HM_S);
+    assert_int_equal(scene.pulls, 1);
+    assert_int_equal(scene.pulled + scene.pulls_failed, 0);
+    assert_true(scene.raw.ep && hm_buf_pool_bytes_used(scene.server.buffers) >= used + (1 << 20));
+    hm_world_run_for(scene.world, 36 * HM_S); /* its deadline, an interval, and the next tick */
+    assert_int_equal(scene.pulls_failed, 1);
+    assert_null(scene.raw.ep);
+    assert_status(scene.server.why, HM_ERR_PEER_PROTOCOL);
+    assert_int_equal(hm_buf_pool_bytes_used(scene.server.buffers), used);
+    hm_net_options_default(&options);
+    hm_net_set_options(scene.world, &options);
+    scene_close(&scene);
+}
+
+static void what_a_peer_has_coming_is_at_most_what_it_leaves_to_others(void **state)
+{
+    (void)state;
+    enum { EACH = 8 << 20, ASKED = 20 };
+    struct scene scene;
+    scene_open(&scene, 12, NULL);
+    size_t bytes_max = hm_buf_pool_bytes_max(scene.server.buffers);
+    raw_connect(&scene.raw);
+    struct hm_net_options options;
+    hm_net_options_default(&options);
+    options.bytes_per_second = 4000;
+    hm_net_set_options(scene.world, &options);
+    for (uint64_t id = 1; id <= ASKED && id * EACH < 2 * bytes_max; id++) {
+        struct hm_rpc_header ask = {
+            .kind = HM_RPC_REQUEST, .method = PULL, .id = id, .time_us = 5 * 1000 * 1000};
+        raw_send(&scene.raw, &ask, 0, EACH);
+        hm_world_run_for(scene.world, 100 * HM_MS);
+    }
+    assert_true(scene.pulls >= 1);
+    assert_true(hm_buf_pool_bytes_used(scene.server.buffers) <= bytes_max / 2 + EACH);
+    assert_int_equal(scene.raw.last.kind, HM_RPC_REPLY);
+    assert_status(scene.raw.last.status, HM_ERR_BUSY);
+    hm_world_run_for(scene.world, 60 * HM_S);
+    hm_net_options_default(&options);
+    hm_net_set_options(scene.world, &options);
+    assert_int_equal(scene.pulls_failed, scene.pulls);
+    scene_close(&scene);
+}
+
 /* Strangers whose answers are small and many, over a wire that they never read. */
 static void readers_of_nothing_leave_records_for_others(void **state)
 {
@@ -497,6 +587,8 @@ int main(void)
         cmocka_unit_test(nodes_over_the_table_are_turned_away_and_the_others_served),
         cmocka_unit_test(mutated_messages_hurt_nobody_else),
         cmocka_unit_test(hoarders_leave_buffers_for_others),
+        cmocka_unit_test(a_payload_that_trickles_past_its_deadline_costs_the_connection),
+        cmocka_unit_test(what_a_peer_has_coming_is_at_most_what_it_leaves_to_others),
         cmocka_unit_test(readers_of_nothing_leave_records_for_others),
         cmocka_unit_test(a_node_has_few_connections_whatever_it_dials),
         cmocka_unit_test(hearsay_about_addresses_does_not_hide_a_node),
