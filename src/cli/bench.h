@@ -6,8 +6,9 @@
 int bench_codec(int argc, char **argv);
 int bench_expert(int argc, char **argv);
 int bench_latency(int argc, char **argv);
+int bench_overload(int argc, char **argv);
 int bench_throughput(int argc, char **argv);
-/* Of latency and throughput: the server, and a process of clients. */
+/* Of latency, throughput and overload: the server, and a process of clients. */
 int bench_server(int argc, char **argv);
 int bench_client(int argc, char **argv);
 int bench_transport(int argc, char **argv);

@@ -1,12 +1,15 @@
 /* cli/bench_client.c - a client process of a benchmark: callers that each have one call at a time.
  *
- *   open ──► find the experts ──► first calls ──► "ready" ──► "go" ──► call ──► report ──► "go" ...
+ *   open ──► find the experts ──► first calls ──► "ready" ──► "go 0" ──► call ──► report ...
+ *
+ * "go N": calls arrive at a pace instead, N a second by all processes (bench_open_loop.c).
  *
  * All callers of a process live on its loop; with --blocking each is a thread that waits, as a
  * program on the C API is.  The first calls, of each expert by one of the processes, open
  * connections and touch memory that is touched first, so that neither is measured. */
 #include "base/rng.h"
 #include "cli/bench.h"
+#include "cli/bench_open_loop.h"
 #include "cli/bench_report.h"
 #include "cli/bench_work.h"
 #include "moe/remote_expert.h"
@@ -327,12 +330,16 @@ static void client_close(struct client *client)
 
 static enum hm_status rounds(struct client *client)
 {
-    char line[16];
+    char line[32];
+    unsigned arrivals;
     enum hm_status status = HM_OK;
     printf("ready\n");
     fflush(stdout);
     while (!status && fgets(line, sizeof(line), stdin))
-        if (strcmp(line, "go\n") == 0) status = round_run(client);
+        if (sscanf(line, "go %u", &arrivals) == 1)
+            status = arrivals > 0
+                         ? bench_open_loop(client->node, client->conf, client->uid, arrivals)
+                         : round_run(client);
     return status;
 }
 
@@ -343,7 +350,8 @@ int bench_client(int argc, char **argv)
     struct hm_options options;
     int code = bench_work_parse(
         &options, &conf,
-        "hivemind bench client - a process of hivemind bench throughput and latency\n", argc, argv);
+        "hivemind bench client - a process of hivemind bench throughput, latency and overload\n",
+        argc, argv);
     client.conf = &conf;
     if (code == CLI_GO_ON) code = bench_node_open(&conf, false, &client.node);
     if (code == CLI_GO_ON) {

@@ -98,11 +98,13 @@ enum hm_status bench_fleet_round(struct bench_fleet *fleet, struct bench_round *
     uint64_t pairs = conf->batches ? conf->batches : 1;
     hm_ns longest = conf->duration + 2 * conf->timeout * pairs;
     if (longest > 24 * 3600 * HM_S) longest = 24 * 3600 * HM_S;
+    char go[32];
+    snprintf(go, sizeof(go), "go %u\n", fleet->arrivals);
     memset(&round->clients, 0, sizeof(round->clients));
     enum hm_status status = server_report(fleet, &round->before);
     if (status) return status;
     hm_ns before = cli_now();
-    for (unsigned i = 0; i < count && !status; i++) status = child_say(&fleet->client[i], "go\n");
+    for (unsigned i = 0; i < count && !status; i++) status = child_say(&fleet->client[i], go);
     for (unsigned i = 0; i < count && !status; i++)
         status = bench_report_read(&round->clients, &fleet->client[i], longest + report_max);
     hm_ns ended = bench_report_find(&round->clients, "ended_ns")->max; /* one clock a machine */

@@ -14,6 +14,7 @@
 
 struct bench_fleet {
     const struct bench_conf *conf;
+    uint32_t arrivals; /* calls a second of the next round, of all clients; 0: one after another */
     struct child server, client[BENCH_PROCESSES_MAX];
     char join[HM_JOIN_LINE_BYTES], key[2 * HM_FABRIC_KEY_BYTES + 2]; /* ends with a newline */
 };

@@ -26,7 +26,10 @@ static const char usage[] =
 
 #define AT(member) offsetof(struct bench_conf, member)
 static const struct hm_option latency_options[] = {
-    {"kind", HM_OPTION_STRING, "nop", "KIND", "nop gives back its input; or ffn", AT(kind), 0, 0},
+    {"kind", HM_OPTION_STRING, "nop", "KIND",
+     "nop gives back its input; ffn; or nop_delay (with --delay)", AT(kind), 0, 0},
+    {"delay", HM_OPTION_DURATION, NULL, "TIME", "what a batch of a nop_delay takes", AT(delay),
+     1e-6, 60},
     {"rows", HM_OPTION_U32, "1", "ROWS", "rows a call", AT(rows), 1, 1 << 20},
     {"hidden", HM_OPTION_U32, "1024", "COLUMNS", "features of a row", AT(hidden), 1, 65536},
     {"backward", HM_OPTION_BOOL, "false", NULL, "a forward and a backward call, together",

@@ -24,6 +24,7 @@ static size_t call_bytes(const struct bench_conf *conf)
 
 static const char *program_of(const struct bench_conf *conf, enum bench_goal goal)
 {
+    if (strcmp(conf->kind, "nop_delay") == 0) return NULL; /* nothing raw sleeps as it does */
     if (strcmp(conf->kind, "ffn") == 0) return goal == BENCH_LATENCY ? NULL : "raw_ffn";
     if (conf->backward) return NULL;
     return strcmp(conf->transport, "ucx") == 0 ? "raw_ucx_echo" : "raw_tls_echo";

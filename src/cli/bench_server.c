@@ -40,6 +40,7 @@ static int serve(const struct bench_conf *conf, struct hm_node *node)
     snprintf(pattern, sizeof(pattern), "expert.[0:%u]", conf->experts);
     serve.experts = pattern;
     serve.kind = conf->kind;
+    serve.delay = conf->delay;
     serve.hidden = conf->hidden;
     serve.dtype = conf->dtype;
     serve.batch_rows_max = conf->batch_rows_max;
@@ -63,7 +64,8 @@ int bench_server(int argc, char **argv)
     struct cli_stop *stop = NULL;
     int code = bench_work_parse(
         &options, &conf,
-        "hivemind bench server - a process of hivemind bench throughput and latency\n", argc, argv);
+        "hivemind bench server - a process of hivemind bench throughput, latency and overload\n",
+        argc, argv);
     if (code == CLI_GO_ON) code = bench_node_open(&conf, true, &node);
     /* A signal is no sudden end: the end of the input follows it. */
     if (code == CLI_GO_ON) code = cli_stop_start(node, &stop);

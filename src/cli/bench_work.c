@@ -45,7 +45,10 @@ const char *bench_presets_help(void)
 const struct hm_option bench_options[] = {
     {"preset", HM_OPTION_STRING, "nop", "NAME", "one of those above", AT(preset), 0, 0},
     {"experts", HM_OPTION_U32, NULL, "COUNT", "experts on the server", AT(experts), 1, 1024},
-    {"kind", HM_OPTION_STRING, NULL, "KIND", "ffn or nop", AT(kind), 0, 0},
+    {"kind", HM_OPTION_STRING, NULL, "KIND", "ffn, nop, or nop_delay (with --delay)", AT(kind), 0,
+     0},
+    {"delay", HM_OPTION_DURATION, NULL, "TIME", "what a batch of a nop_delay takes", AT(delay),
+     1e-6, 60},
     {"dtype", HM_OPTION_STRING, "f32", "NAME", "what experts multiply in: f32 or bf16", AT(dtype),
      0, 0},
     {"hidden", HM_OPTION_U32, "1024", "COLUMNS", "features of a row", AT(hidden), 1, 65536},
@@ -81,6 +84,7 @@ const struct hm_option bench_options[] = {
     {"limit", HM_OPTION_BOOL, "true", NULL,
      "run the raw program too, half of the time before and half after", AT(limit), 0, 0},
     {"timeout", HM_OPTION_DURATION, "60s", "TIME", "of a call", AT(timeout), 0.01, 3600},
+    {"deadline", HM_OPTION_DURATION, NULL, "TIME", "(of bench overload)", AT(deadline), 0.001, 60},
     {"seed", HM_OPTION_U64, "0", "SEED", "which experts are called", AT(seed), 0, 0},
     {"join", HM_OPTION_STRING, NULL, "hm://…", "(used between the benchmark's own processes)",
      AT(join), 0, 0},
@@ -111,9 +115,16 @@ enum hm_status bench_work_check(struct bench_conf *conf)
     if (conf->backward && conf->forward_only)
         return hm_fail(HM_ERR_INVALID, "give --backward or --forward-only, not both");
     if (!conf->kind) conf->kind = preset->kind;
-    if (strcmp(conf->kind, "ffn") != 0 && strcmp(conf->kind, "nop") != 0)
-        return hm_fail(HM_ERR_INVALID, "--kind is '%s'; it can be ffn or nop", conf->kind);
-    const struct hm_expert_conf expert = {.kind = conf->kind, .hidden = conf->hidden};
+    bool sleeps = strcmp(conf->kind, "nop_delay") == 0;
+    if (strcmp(conf->kind, "ffn") != 0 && strcmp(conf->kind, "nop") != 0 && !sleeps)
+        return hm_fail(HM_ERR_INVALID, "--kind is '%s'; it can be ffn, nop or nop_delay",
+                       conf->kind);
+    if (sleeps != (conf->delay > 0))
+        return hm_fail(HM_ERR_INVALID, sleeps ? "--kind nop_delay needs the time that a batch "
+                                                "takes: --delay 2ms"
+                                              : "--delay belongs to --kind nop_delay");
+    const struct hm_expert_conf expert = {
+        .kind = conf->kind, .hidden = conf->hidden, .delay = conf->delay};
     struct hm_plan plan;
     enum hm_status status = hm_expert_kind_find(conf->kind)->plan(&expert, &plan);
     if (status) return status;
@@ -183,6 +194,7 @@ static bool format(const struct hm_option *option, const struct bench_conf *conf
                          (unsigned long long)*(const uint64_t *)value);
         break;
     case HM_OPTION_DURATION:
+        if (*(const hm_ns *)value == 0 && option->min > 0) return false; /* likewise */
         bytes = snprintf(text, BENCH_ARGUMENT_BYTES, "--%s=%lluus", option->name,
                          (unsigned long long)(*(const hm_ns *)value / HM_US));
         break;

@@ -18,7 +18,7 @@ struct bench_conf {
         lane_threads, times;
     bool backward, forward_only, blocking, limit, json;
     uint64_t seed;
-    hm_ns duration, timeout;
+    hm_ns duration, timeout, delay, deadline; /* deadline: of a call under overload */
     /* Of a client process. */
     const char *join;
     uint32_t place, share; /* which of the processes, how many of the clients are its */

@@ -12,6 +12,8 @@ static const struct bench_kind {
     {"throughput", "rows a second through one server, with the presets of the Python hivemind",
      bench_throughput},
     {"latency", "how long a single call takes, and where that time goes", bench_latency},
+    {"overload", "three times the load that saturates: what is answered, and how soon refused",
+     bench_overload},
     {"expert", "one expert without a server: forward, training, its optimizer alone", bench_expert},
     {"codec", "rows coded and decoded on one core, beside memcpy", bench_codec},
     {"server", NULL, bench_server},

@@ -159,6 +159,10 @@ def wrong_arguments(lab):
         (['latency', '--clients', '4'], ['--clients']),
         (['latency', '--transport', 'smoke'], ['smoke', 'tcp', 'ucx']),
         (['latency', '--seconds', '3'], ['--seconds']),
+        (['overload', '--rows', '65'], ['65', '64']),
+        (['overload', '--transport', 'smoke'], ['smoke', 'tcp', 'ucx']),
+        (['overload', '--clients', '0'], ['--clients']),
+        (['throughput', '--kind', 'nop_delay'], ['nop_delay', '--delay']),
         (['codec', '--codec', 'u9'], ['u9', 'u8']),
         (['codec', '--columns', '0'], ['--columns']),
         (['codec', '--repeats', '0'], ['--repeats']),
@@ -186,11 +190,26 @@ def wrong_arguments(lab):
         check(all(word in result.err for word in words), f'... {result.err.strip()[10:]}', said)
 
 
+def overload(lab, transport):
+    line = bench(lab, 'overload', '--seconds', '500ms', '--transport', transport)
+    wanted = {
+        *('peak_calls_per_second', 'offered_calls_per_second', 'goodput_calls_per_second', 'ratio', 'answered_dead'),
+        *('refused_feasible', 'arrived', 'not_offered', 'answered', 'refused', 'timed_out', 'failed', 'late_p99_us'),
+        *('server_refused', 'server_shed', 'cpu_seconds_server', 'cpu_seconds_clients'),
+    }
+    check(not wanted - set(line), f'overload over {transport} has every field', wanted - set(line))
+    ends = sum(line[name] for name in ('not_offered', 'answered', 'refused', 'timed_out', 'failed'))
+    check(ends == line['arrived'] > 0, '... each arrival has one end', line)
+    check(line['failed'] == 0 and line['answered'] > 0 and line['refused'] > 0, '... answers some, refuses some', line)
+    check(all(0 <= line[name] <= 1 for name in ('answered_dead', 'refused_feasible')), '... parts are parts', line)
+
+
 def test(lab):
     wrong_arguments(lab)
     latency(lab, 'tcp', 'raw_tls_echo')
     throughput(lab, 'tcp', 'raw_tls_echo')
     transport(lab, 'tcp', 'raw_tls_echo')
+    overload(lab, 'tcp')
     training(lab)
     expert(lab, 'f32')
     expert(lab, 'bf16')
@@ -202,6 +221,7 @@ def test(lab):
     latency(lab, 'ucx', 'raw_ucx_echo')
     throughput(lab, 'ucx', 'raw_ucx_echo')
     transport(lab, 'ucx', 'raw_ucx_echo')
+    overload(lab, 'ucx')
 
 
 run_test(test)
