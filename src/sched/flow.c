@@ -47,6 +47,12 @@ struct hm_flow *flow_find(const struct line *line, uint64_t client)
     return node ? HM_CONTAINER_OF(node, struct hm_flow, node) : NULL;
 }
 
+struct hm_flow *flow_of(struct line *line, uint64_t client)
+{
+    struct hm_flow *flow = flow_find(line, client);
+    return flow || !hm_list_empty(&line->pool->sched->flows_free) ? flow : &line->crowd;
+}
+
 static struct hm_flow *flow_make(struct line *line, uint64_t client)
 {
     struct hm_sched *sched = line->pool->sched;

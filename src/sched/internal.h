@@ -132,6 +132,8 @@ hm_ns pool_earliest_deadline(struct hm_pool *pool);
 void line_init(struct line *line, struct hm_pool *pool, enum hm_priority priority);
 /* The client's flow in the line, if it has tasks there; NULL: none. */
 struct hm_flow *flow_find(const struct line *line, uint64_t client);
+/* The flow that the client's next task will be in; NULL: a new one. */
+struct hm_flow *flow_of(struct line *line, uint64_t client);
 void flow_push(struct hm_task *task); /* task->flow: the client's, or the line's own */
 void flow_take(struct hm_task *task, uint32_t rows);
 void flow_remove(struct hm_task *task); /* and its flow, with the last one */

@@ -154,17 +154,24 @@ static void on_timer(struct hm_timer *timer)
     if (task->state == TASK_ENDING) task_end(task, NULL, 0);
 }
 
-/* A dynamic threshold (Choudhury and Hahne 1998): what a client has waiting is bounded by what is left,
- * so that however many flood, something is left for the next one. */
+/* A dynamic threshold (Choudhury and Hahne 1998): what a client has waiting is bounded by what is left
+ * after it, so that however many flood, something is left for the next one. */
 static bool is_over_share(const struct hm_task *task)
 {
     const struct hm_pool *pool = task->pool;
-    const struct hm_flow *flow = task->client ? flow_find(pool_line(task), task->client) : NULL;
-    if (!flow) return false;
-    uint64_t rows_left = pool->conf.queue_rows_max - pool->rows_held;
+    if (!task->client) return false;
+    const struct hm_flow *flow = flow_of(pool_line(task), task->client);
+    uint64_t rows = task->row_count + (flow ? flow->rows : 0), tasks = flow ? flow->task_count : 0;
+    uint64_t rows_left = pool->conf.queue_rows_max - pool->rows_held - task->row_count;
     uint64_t tasks_left = pool->conf.queue_tasks_max - pool->tasks_held;
-    return flow->rows + (uint64_t)task->row_count > HM_QUEUE_SHARE * rows_left ||
-           flow->task_count >= HM_QUEUE_SHARE * tasks_left;
+    return rows > HM_QUEUE_SHARE * rows_left || tasks >= HM_QUEUE_SHARE * tasks_left;
+}
+
+/* Over what a client may have waiting in an empty queue. */
+static bool never_fits(const struct hm_task *task)
+{
+    uint64_t max = task->pool->conf.queue_rows_max, rows = task->row_count;
+    return rows > max || (task->client && rows > HM_QUEUE_SHARE * (max - rows));
 }
 
 static enum hm_status admit(struct hm_sched *sched, const struct hm_task *task)
@@ -172,7 +179,7 @@ static enum hm_status admit(struct hm_sched *sched, const struct hm_task *task)
     const struct hm_pool *pool = task->pool;
     if (sched->draining) return HM_ERR_DRAINING;
     if (task->row_count == 0) return HM_ERR_INVALID;
-    if (task->row_count > pool->conf.queue_rows_max) return HM_ERR_TOO_BIG;
+    if (never_fits(task)) return HM_ERR_TOO_BIG;
     if (pool->tasks_held >= pool->conf.queue_tasks_max ||
         task->row_count > pool->conf.queue_rows_max - pool->rows_held || is_over_share(task)) {
         sched->metric[SCHED_BUSY].value++;

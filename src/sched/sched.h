@@ -14,7 +14,7 @@
  * rows (deficit round robin; Shreedhar and Varghese 1995), batch_rows_max / HM_TURNS_A_BATCH a turn;
  * the tasks of one client in the order of their arrival.  So a client that floods a pool waits
  * behind itself; and it is refused rows (BUSY) that would make what it has waiting in a line more
- * than HM_QUEUE_SHARE times what the pool's queue has left, so that the next one finds room.
+ * than HM_QUEUE_SHARE times what the pool's queue has left then, so that the next one finds room.
  *
  * Splitting: a task of more than batch_rows_max rows is split over several batches, and its rows
  * are joined in a slab that submit takes (BUSY if it cannot be had), so that a split never fails

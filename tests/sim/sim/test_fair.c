@@ -139,6 +139,42 @@ static void clients_beyond_the_flows_share_a_turn_and_are_served(void **state)
     stage_close(&stage);
 }
 
+static void one_task_cannot_take_the_room_of_the_next_client(void **state)
+{
+    (void)state;
+    bench_open(
+        &stage, &bench[0], begin(HM_MS),
+        (struct hm_pool_conf){.batch_rows_max = 8, .queue_rows_max = 100, .out_row_bytes = 8});
+    assert_status(try(&bench[0], 1, 100, HM_PRIORITY_INFERENCE), HM_ERR_TOO_BIG);
+    assert_status(try(&bench[0], 1, 81, HM_PRIORITY_INFERENCE), HM_ERR_TOO_BIG);
+    assert_ok(try(&bench[0], 1, 80, HM_PRIORITY_INFERENCE));
+    assert_status(try(&bench[0], 1, 20, HM_PRIORITY_INFERENCE), HM_ERR_BUSY);
+    assert_status(try(&bench[0], 2, 17, HM_PRIORITY_INFERENCE), HM_ERR_BUSY);
+    assert_ok(try(&bench[0], 2, 16, HM_PRIORITY_INFERENCE));
+    assert_ok(try(&bench[0], 3, 1, HM_PRIORITY_INFERENCE));
+    stage_run_for(&stage, HM_S);
+    for (unsigned i = 0; i < next; i++) assert_status(job[i].status, HM_OK);
+    stage_close(&stage);
+}
+
+static void a_crowd_without_flows_has_one_share(void **state)
+{
+    (void)state;
+    memset(bench, 0, sizeof bench);
+    memset(job, 0, sizeof job);
+    next = 0;
+    stage_open_flows(&stage, 1, ROOM, NULL, 2);
+    bench_open(
+        &stage, &bench[0], stage_lane(&stage, &(struct hm_sim_lane_conf){.base_ns = HM_MS}),
+        (struct hm_pool_conf){.batch_rows_max = 8, .queue_rows_max = 100, .out_row_bytes = 8});
+    for (unsigned i = 1; i <= 2; i++) assert_ok(try(&bench[0], i, 1, HM_PRIORITY_INFERENCE));
+    for (unsigned i = 3; i <= 5; i++) assert_ok(try(&bench[0], i, 26, HM_PRIORITY_INFERENCE));
+    assert_status(try(&bench[0], 6, 20, HM_PRIORITY_INFERENCE), HM_ERR_BUSY);
+    assert_ok(try(&bench[0], 1, 10, HM_PRIORITY_INFERENCE)); /* who has a flow finds room */
+    stage_run_for(&stage, HM_S);
+    stage_close(&stage);
+}
+
 /* ---- classes ---------------------------------------------------------------------------------- */
 
 static void a_task_can_be_less_urgent_than_its_pool_but_not_more(void **state)
@@ -310,6 +346,8 @@ int main(void)
         cmocka_unit_test(a_flood_leaves_room_in_the_queue_for_others),
         cmocka_unit_test(small_tasks_cannot_fill_the_queue_either),
         cmocka_unit_test(clients_beyond_the_flows_share_a_turn_and_are_served),
+        cmocka_unit_test(one_task_cannot_take_the_room_of_the_next_client),
+        cmocka_unit_test(a_crowd_without_flows_has_one_share),
         cmocka_unit_test(a_task_can_be_less_urgent_than_its_pool_but_not_more),
         cmocka_unit_test(less_urgent_rows_fill_a_batch_that_would_run_with_room),
         cmocka_unit_test(a_backlog_of_training_gets_its_turns_and_no_more),
