@@ -157,7 +157,10 @@ static enum hm_status check(const struct cli_node_conf *conf, bool hosts)
     if ((devices || tcp) && !conf->fabric_key && !conf->fabric_secret)
         return hm_fail(HM_ERR_INVALID,
                        "%s%.100s needs a key that all its nodes have; give --fabric-key FILE",
-                       devices ? "--fabric " : "", devices ? conf->fabric : "--fabric-tcp");
+                       devices ? "--fabric " : "",
+                       devices            ? conf->fabric
+                       : conf->fabric_tcp ? "--fabric-tcp"
+                                          : "--fabric-public");
     if (conf->join) status = hm_join_parse(conf->join, &join);
     if (!status && hosts) status = hm_host_port_parse(conf->listen, -1, host, sizeof(host), &port);
     if (!status && conf->advertise)

@@ -56,7 +56,9 @@ int cli_stop_start(struct hm_node *node, struct cli_stop **out)
     struct cli_stop *stop = calloc(1, sizeof(*stop));
     if (!stop) return cli_fail(CLI_FAILED, HM_ERR_NO_MEMORY);
     stop->node = node;
-    stop->launched = getenv("SLURM_JOB_ID") || getenv("OMPI_COMM_WORLD_SIZE");
+    /* In the shell of an allocation a person types, and means it. */
+    stop->launched = (getenv("SLURM_JOB_ID") && !isatty(STDIN_FILENO)) || getenv("SLURM_STEP_ID") ||
+                     getenv("OMPI_COMM_WORLD_SIZE");
     enum hm_status status = hm_node_run(node, start_on_loop, stop);
     if (status) {
         free(stop);

@@ -11,9 +11,9 @@
 
 enum { HEAD_BYTES = 2 * 8 + 2 * 4 + 1 + 4 * 8 + 4 };
 
-static uint32_t bytes_of(const struct train_at *at)
+static size_t bytes_of(const struct train_at *at)
 {
-    return HEAD_BYTES + at->order_count * (uint32_t)sizeof(at->order[0]);
+    return HEAD_BYTES + at->order_count * sizeof(at->order[0]);
 }
 
 enum hm_status train_state_save(struct hm_tape *tape, const char *path, uint64_t what,

@@ -95,6 +95,12 @@ bool hm_directory_name_decode(const struct hm_record *record, struct hm_grid_nam
     return true;
 }
 
+static bool printable(const char *text)
+{
+    while (*text >= ' ' && *text <= '~') text++;
+    return !*text;
+}
+
 bool hm_directory_server_decode(const struct hm_record *record, struct hm_server_info *info)
 {
     struct hm_dht_id key;
@@ -108,6 +114,7 @@ bool hm_directory_server_decode(const struct hm_record *record, struct hm_server
     hm_reader_init(&reader, record->value, record->value_bytes);
     if (hm_read_u8(&reader) != VALUE_VERSION) return false;
     hm_read_string(&reader, decoded.version, sizeof decoded.version);
+    if (!printable(decoded.version)) return false; /* it is shown on terminals */
     hm_addrs_decode(&reader, &decoded.addrs);
     decoded.expert_count = hm_read_u32(&reader);
     decoded.rows_queued = hm_read_u32(&reader);

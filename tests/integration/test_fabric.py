@@ -31,6 +31,7 @@ def bad_keys(lab):
     for what, code, arguments, words in (
         ('devices without a key', 2, ['--fabric', 'mlx5_0:1'], ['mlx5_0:1', '--fabric-key']),
         ("UCX's TCP without a key", 2, ['--fabric-tcp'], ['--fabric-tcp', '--fabric-key']),
+        ('public networks without a key', 2, ['--fabric-public'], ['--fabric-public', '--fabric-key']),
         ('no file', 2, ['--fabric-key', lab.path('none')], ['none', 'openssl rand']),
         ('a folder', 2, ['--fabric-key', lab.path('')], ['not a file']),
         ('a key that others read', 2, ['--fabric-key', key_file(lab, 'open', b'k' * 32, 0o644)], ['chmod 600']),

@@ -136,6 +136,18 @@ static void as_many_addresses_as_fit_are_declared(void **state)
     hm_declaration_fini(&declaration);
 }
 
+static void a_version_that_a_terminal_would_obey_is_refused(void **state)
+{
+    (void)state;
+    struct hm_server_info info, back;
+    describe(&info);
+    strcpy(info.version, "0.1\x1b[2J");
+    struct hm_declaration declaration = declare(NULL, 0, &info, false);
+    assert_int_equal(declaration.count, 1);
+    assert_false(hm_directory_server_decode(&declaration.record[0], &back));
+    hm_declaration_fini(&declaration);
+}
+
 static void nobody_fills_the_dictionary_of_another_server(void **state)
 {
     (void)state;
@@ -233,6 +245,7 @@ int main(void)
         cmocka_unit_test(
             a_withdrawal_ends_the_expert_records_and_leaves_a_server_without_addresses),
         cmocka_unit_test(as_many_addresses_as_fit_are_declared),
+        cmocka_unit_test(a_version_that_a_terminal_would_obey_is_refused),
         cmocka_unit_test(nobody_fills_the_dictionary_of_another_server),
         cmocka_unit_test(what_nobody_declares_is_refused),
         cmocka_unit_test(no_bytes_crash_the_validators),
