@@ -10,12 +10,25 @@ static struct bench bench[4];
 static struct job job[JOBS];
 static unsigned next;
 
-static struct hm_lane *begin(hm_ns base_ns)
+static void begin_empty(void)
 {
     memset(bench, 0, sizeof bench);
     memset(job, 0, sizeof job);
     next = 0;
+}
+
+static struct hm_lane *begin(hm_ns base_ns)
+{
+    begin_empty();
     stage_open(&stage, 1, ROOM, NULL);
+    return stage_lane(&stage, &(struct hm_sim_lane_conf){.base_ns = base_ns});
+}
+
+/* Two flows only, so that the third client is one of the crowd. */
+static struct hm_lane *begin_two_flows(hm_ns base_ns)
+{
+    begin_empty();
+    stage_open_flows(&stage, 1, ROOM, NULL, 2);
     return stage_lane(&stage, &(struct hm_sim_lane_conf){.base_ns = base_ns});
 }
 
@@ -122,11 +135,7 @@ static void submit_again(struct job *one)
 static void clients_beyond_the_flows_share_a_turn_and_are_served(void **state)
 {
     (void)state;
-    memset(bench, 0, sizeof bench);
-    memset(job, 0, sizeof job);
-    next = 0;
-    stage_open_flows(&stage, 1, ROOM, NULL, 2);
-    bench_open(&stage, &bench[0], stage_lane(&stage, &(struct hm_sim_lane_conf){.base_ns = HM_MS}),
+    bench_open(&stage, &bench[0], begin_two_flows(HM_MS),
                (struct hm_pool_conf){.batch_rows_max = 6, .out_row_bytes = 8});
     for (unsigned i = 1; i < BENCH_CLIENTS_MAX; i++) {
         job[next].then = submit_again;
@@ -160,12 +169,8 @@ static void one_task_cannot_take_the_room_of_the_next_client(void **state)
 static void a_crowd_without_flows_has_one_share(void **state)
 {
     (void)state;
-    memset(bench, 0, sizeof bench);
-    memset(job, 0, sizeof job);
-    next = 0;
-    stage_open_flows(&stage, 1, ROOM, NULL, 2);
     bench_open(
-        &stage, &bench[0], stage_lane(&stage, &(struct hm_sim_lane_conf){.base_ns = HM_MS}),
+        &stage, &bench[0], begin_two_flows(HM_MS),
         (struct hm_pool_conf){.batch_rows_max = 8, .queue_rows_max = 100, .out_row_bytes = 8});
     for (unsigned i = 1; i <= 2; i++) assert_ok(try(&bench[0], i, 1, HM_PRIORITY_INFERENCE));
     for (unsigned i = 3; i <= 5; i++) assert_ok(try(&bench[0], i, 26, HM_PRIORITY_INFERENCE));
