@@ -541,6 +541,15 @@ static void a_cut_link_is_noticed_without_a_call(void **state)
     pair_close(&pair);
 }
 
+static void delay_always(struct hm_world *world, hm_ns delay)
+{
+    struct hm_net_options options;
+    hm_net_options_default(&options);
+    options.delay_min = options.delay_max = delay;
+    options.slow_per_million = options.busy_per_million = 0;
+    hm_net_set_options(world, &options);
+}
+
 static void round_trips_are_measured_without_the_time_that_the_server_holds_a_call(void **state)
 {
     (void)state;
@@ -548,11 +557,7 @@ static void round_trips_are_measured_without_the_time_that_the_server_holds_a_ca
     struct rpc_call call;
     hm_ns deviation;
     pair_open(&pair, 19, NULL);
-    struct hm_net_options options;
-    hm_net_options_default(&options);
-    options.delay_min = options.delay_max = 20 * HM_MS;
-    options.slow_per_million = options.busy_per_million = 0;
-    hm_net_set_options(pair.world, &options);
+    delay_always(pair.world, 20 * HM_MS);
     assert_int_equal(hm_peer_round_trip(pair.peer, &deviation), 0);
     for (unsigned i = 0; i < 10; i++) {
         rpc_call_init(&call, &pair.client, HOLD, 5 * HM_S);
@@ -574,11 +579,7 @@ static void deadlines_mean_the_same_moment_on_both_sides(void **state)
     struct pair pair;
     struct rpc_call call;
     pair_open(&pair, 23, NULL);
-    struct hm_net_options options;
-    hm_net_options_default(&options);
-    options.delay_min = options.delay_max = 20 * HM_MS;
-    options.slow_per_million = options.busy_per_million = 0;
-    hm_net_set_options(pair.world, &options);
+    delay_always(pair.world, 20 * HM_MS);
     for (unsigned i = 0; i < 3; i++) {
         rpc_call_init(&call, &pair.client, ECHO, 5 * HM_S);
         hm_ns before = hm_loop_now(pair.loop);
