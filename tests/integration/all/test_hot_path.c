@@ -11,6 +11,7 @@
 
 #include <dlfcn.h>
 #include <stdatomic.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
@@ -67,6 +68,7 @@ void *aligned_alloc(size_t alignment, size_t bytes)
  * which OpenSSL asks some fifty times. */
 enum { BY_THE_CLOCK_MAX = 32 }; /* a second */
 enum { COLUMNS = 64, ROWS_MAX = 2048, LINE_BYTES = 4096 };
+static unsigned small_calls = 20000; /* or the program's argument: a million take some minutes */
 
 struct pair {
     struct hm_node *a, *b; /* serves; calls */
@@ -156,7 +158,7 @@ static void check(const struct pair *pair, uint32_t rows, unsigned calls)
 
 static void small_calls_ask_the_heap_for_nothing(void **state)
 {
-    check(*state, 1, 20000);
+    check(*state, 1, small_calls);
 }
 
 static void large_calls_ask_the_heap_for_nothing(void **state)
@@ -181,7 +183,7 @@ static void check_ucx(const struct pair *pair, uint32_t rows, unsigned calls)
 
 static void small_calls_over_ucx_ask_the_heap_for_nothing(void **state)
 {
-    check_ucx(*state, 1, 20000);
+    check_ucx(*state, 1, small_calls);
 }
 
 static void large_calls_over_ucx_ask_the_heap_for_nothing(void **state)
@@ -189,8 +191,9 @@ static void large_calls_over_ucx_ask_the_heap_for_nothing(void **state)
     check_ucx(*state, ROWS_MAX, 1000);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+    if (argc > 1) small_calls = (unsigned)strtoul(argv[1], NULL, 10);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(small_calls_ask_the_heap_for_nothing),
         cmocka_unit_test(large_calls_ask_the_heap_for_nothing),
