@@ -36,7 +36,13 @@ struct hm_node_options {
         *advertise;    /* "host:port" that others reach us at, where it differs; NULL: `listen` */
     const char *swarm; /* the swarm's public name; NULL: the join line's, or none */
     size_t memory_bytes_max; /* of message buffers, 16 MiB or more; 0: 2 GiB */
-    int join_timeout_ms;     /* 0: 10,000 */
+    /* What one other node may have in flight here, however many connections it has; over it its
+     * calls are answered HM_ERR_BUSY at once (the DHT's lookups are calls too). */
+    unsigned client_calls_max; /* at most 8192; 0: 2048 */
+    /* Of its calls' payloads, and of answers that it has not taken; a call that is larger by itself
+     * is HM_ERR_TOO_BIG.  0: as many as it leaves to others. */
+    size_t client_bytes_max;
+    int join_timeout_ms; /* 0: 10,000 */
     /* How urgent its calls say that they are: "inference" (or NULL), "training", "background".  A
      * server's own order of forwards and backwards can only be lowered by it. */
     const char *priority;

@@ -66,6 +66,11 @@ static void run_loop(void *arg)
     hm_loop_uv_run(arg);
 }
 
+static size_t memory_bytes_of(const struct hm_node_options *options)
+{
+    return options->memory_bytes_max ? options->memory_bytes_max : memory_bytes_standard;
+}
+
 /* What node->options says, as far as it can be judged without the network. */
 static enum hm_status read_options(struct hm_node *node)
 {
@@ -74,6 +79,15 @@ static enum hm_status read_options(struct hm_node *node)
     if (options->memory_bytes_max > 0 && options->memory_bytes_max < memory_bytes_min)
         return hm_fail(HM_ERR_INVALID, "memory_bytes_max is %zu; give %zu or more, or 0",
                        options->memory_bytes_max, memory_bytes_min);
+    size_t memory_bytes = memory_bytes_of(options);
+    if (options->client_bytes_max > memory_bytes)
+        return hm_fail(HM_ERR_INVALID,
+                       "client_bytes_max is %zu, more than all buffers have; give %zu "
+                       "(memory_bytes_max) or less, or 0",
+                       options->client_bytes_max, memory_bytes);
+    if (options->client_calls_max > REQUESTS_MAX)
+        return hm_fail(HM_ERR_INVALID, "client_calls_max is %u; give %d or less, or 0",
+                       options->client_calls_max, REQUESTS_MAX);
     static const char *const classes[HM_PRIORITIES] = {"inference", "training", "background"};
     node->priority = HM_PRIORITIES;
     for (unsigned i = 0; i < HM_PRIORITIES; i++)
@@ -128,16 +142,15 @@ static enum hm_status open_identity(struct hm_node *node)
 static void open_on_loop(struct hm_wait *wait, void *arg)
 {
     struct hm_node *node = arg;
-    size_t bytes =
-        node->options.memory_bytes_max ? node->options.memory_bytes_max : memory_bytes_standard;
-    enum hm_status status = hm_buf_pool_create(bytes, &node->buffers);
+    const struct hm_node_options *options = &node->options;
+    enum hm_status status = hm_buf_pool_create(memory_bytes_of(options), &node->buffers);
     if (status) goto done;
     struct hm_rpc_conf rpc = {
         .loop = node->loop,
         .transport = &hm_transport_tcp,
         .transport_conf = {.identity = node->identity,
                            .hello = &node->hello,
-                           .listen = node->options.listen,
+                           .listen = options->listen,
                            .buffers = node->buffers,
                            .metrics = &node->metrics,
                            .endpoints_max = ENDPOINTS_MAX,
@@ -146,7 +159,9 @@ static void open_on_loop(struct hm_wait *wait, void *arg)
         .peers_max = PEERS_MAX,
         .calls_max = CALLS_MAX,
         .requests_max = REQUESTS_MAX,
-        .requests_max_per_peer = REQUESTS_MAX_PER_PEER,
+        .requests_max_per_peer =
+            options->client_calls_max ? options->client_calls_max : REQUESTS_MAX_PER_PEER,
+        .request_bytes_max_per_peer = options->client_bytes_max,
     };
     hm_node_fabric_conf(&node->fabric, &rpc);
     status = hm_rpc_open(&rpc, &node->rpc);

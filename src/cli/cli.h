@@ -29,7 +29,8 @@ int cli_parse(struct hm_options *options, const char *usage, int argc, char **ar
 /* Options of every command that has a node. */
 struct cli_node_conf {
     const char *state, *join, *listen, *advertise, *swarm, *join_file, *log;
-    size_t memory_bytes;
+    size_t memory_bytes, client_bytes_max;
+    uint32_t client_calls_max;
     hm_ns join_timeout;
     bool new_swarm;
     const char *fabric, *fabric_key; /* key: the file's name */

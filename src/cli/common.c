@@ -118,6 +118,12 @@ const struct hm_option cli_host_options[] = {
     {"advertise", HM_OPTION_STRING, NULL, "HOST:PORT",
      "the address to tell others, where it is not --listen's",
      offsetof(struct cli_node_conf, advertise), 0, 0},
+    {"client-calls-max", HM_OPTION_U32, "2048", "COUNT",
+     "calls of one other node in flight here; over it it is told BUSY",
+     offsetof(struct cli_node_conf, client_calls_max), 1, 8192},
+    {"client-bytes-max", HM_OPTION_BYTES, NULL, "BYTES",
+     "payloads of one other node in flight here; none given: as many as it leaves to others",
+     offsetof(struct cli_node_conf, client_bytes_max), 4096, 1e15},
     {"swarm", HM_OPTION_STRING, NULL, "NAME",
      "public name of a new swarm; nodes of another one are refused",
      offsetof(struct cli_node_conf, swarm), 0, 0},
@@ -147,6 +153,10 @@ static enum hm_status check(const struct cli_node_conf *conf, bool hosts)
     if (!hosts && !conf->join)
         return hm_fail(HM_ERR_INVALID,
                        "give --join hm://…: the line that a node of the swarm printed");
+    if (hosts && conf->client_bytes_max > conf->memory_bytes)
+        return hm_fail(HM_ERR_INVALID,
+                       "--client-bytes-max %zu is more than all buffers have (--memory %zu)",
+                       conf->client_bytes_max, conf->memory_bytes);
     if (hosts && conf->swarm && !hm_swarm_name_valid(conf->swarm))
         return hm_fail(HM_ERR_INVALID,
                        "--swarm is '%.100s'; a name has 1 to %d letters, digits, '.', '-' and '_'",
@@ -202,6 +212,8 @@ enum hm_status cli_node_try(const struct cli_node_conf *conf, bool hosts, struct
                                       .advertise = conf->advertise,
                                       .swarm = conf->swarm,
                                       .memory_bytes_max = conf->memory_bytes,
+                                      .client_calls_max = hosts ? conf->client_calls_max : 0,
+                                      .client_bytes_max = hosts ? conf->client_bytes_max : 0,
                                       .join_timeout_ms = (int)(conf->join_timeout / HM_MS),
                                       .priority = conf->priority,
                                       .fabric = conf->fabric,

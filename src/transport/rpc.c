@@ -155,6 +155,7 @@ enum hm_status hm_rpc_open(const struct hm_rpc_conf *conf, struct hm_rpc **opene
     if (!rpc->conf.calls_max) rpc->conf.calls_max = CALLS_MAX;
     if (!rpc->conf.requests_max) rpc->conf.requests_max = REQUESTS_MAX;
     if (!rpc->conf.requests_max_per_peer) rpc->conf.requests_max_per_peer = rpc->conf.requests_max;
+    if (!rpc->conf.request_bytes_max_per_peer) rpc->conf.request_bytes_max_per_peer = SIZE_MAX;
     if (!rpc->conf.ping_interval) rpc->conf.ping_interval = 10 * HM_S;
     rpc->self = hm_identity_node(conf->transport_conf.identity);
     rpc->close_timer.cb = on_close_timer;

@@ -105,7 +105,10 @@ struct hm_rpc_conf {
     struct hm_transport_conf fabric_conf;
     unsigned peers_max, calls_max, requests_max; /* 0: 1024, 4096, 4096 */
     unsigned requests_max_per_peer;              /* 0: requests_max */
-    hm_ns ping_interval;                         /* 0: 10 s */
+    /* Payloads of a peer's requests, until their last answers; as many bytes of answers that one of
+     * its connections has not taken. 0: as many as are left for others, whatever there is. */
+    size_t request_bytes_max_per_peer;
+    hm_ns ping_interval; /* 0: 10 s */
     /* A node has connected (either way): the DHT meets its contacts so.  NULL: nobody asks. */
     void (*peer_up)(void *arg, struct hm_peer *peer);
     void (*peer_down)(void *arg, struct hm_peer *peer, enum hm_status why);

@@ -151,14 +151,24 @@ static hm_ns time_left(const struct hm_conn *conn, const struct hm_rpc_header *h
     return left > half ? left - half : 0;
 }
 
+/* Over what its peer may have in flight, by the bounds that this node was given. */
+static bool is_over(const struct hm_conn *conn, size_t payload_bytes)
+{
+    const struct hm_rpc_conf *conf = &conn->rpc->conf;
+    size_t bytes_max = conf->request_bytes_max_per_peer;
+    return conn->peer->request_count >= conf->requests_max_per_peer ||
+           conn->peer->request_bytes > bytes_max - payload_bytes || conn->reply_bytes > bytes_max;
+}
+
 static enum hm_status admit(const struct hm_conn *conn, const struct hm_rpc_header *header,
                             const struct hm_method *method, size_t payload_bytes)
 {
-    const struct hm_rpc_conf *conf = &conn->rpc->conf;
     if (!method) return HM_ERR_UNSUPPORTED;
     if (time_left(conn, header) == 0) return HM_ERR_TIMED_OUT;
     if (payload_bytes > method->payload_bytes_max) return HM_ERR_TOO_BIG;
-    if (conn->peer->request_count >= conf->requests_max_per_peer) return HM_ERR_BUSY;
+    /* Alone it is over: no later moment is better. */
+    if (payload_bytes > conn->rpc->conf.request_bytes_max_per_peer) return HM_ERR_TOO_BIG;
+    if (is_over(conn, payload_bytes)) return HM_ERR_BUSY;
     if (hm_conn_is_greedy(conn) || hm_peer_is_greedy(conn->peer, payload_bytes)) return HM_ERR_BUSY;
     return HM_OK;
 }

@@ -103,6 +103,10 @@ def usage(lab):
         ('--save-interval', '10'),
         ('--memory', '2Q'),
         ('--memory', '1'),
+        ('--client-calls-max', '0'),
+        ('--client-calls-max', '8193'),
+        ('--client-bytes-max', '4095'),
+        ('--client-bytes-max', 'many'),
         ('--log', 'loud'),
     ):
         refused(lab, USAGE, f'{option} {value}', serve('ffn.0', option, value), option, value)
@@ -113,6 +117,14 @@ def usage(lab):
         serve('ffn.0', '--queue-rows-max', 10),
         '--queue-rows-max 10',
         '--batch-rows-max',
+    )
+    refused(
+        lab,
+        USAGE,
+        'more for one client than there is',
+        serve('ffn.0', '--memory', '16M', '--client-bytes-max', '17M'),
+        '--client-bytes-max 17825792',
+        '--memory 16777216',
     )
     refused(lab, USAGE, 'a wrong variable', serve('ffn.0'), 'HM_RATE', 'quick', environment={'HM_RATE': 'quick'})
     refused(lab, FAILED, 'a device that is not here', serve('ffn.0', '--device', 'abacus'), 'abacus', 'cpu')

@@ -17,6 +17,8 @@ COMMANDS = {
         '--kind',
         '--optimizer',
         '--codecs',
+        '--client-calls-max',
+        '--client-bytes-max',
         '--json',
     ],
     'dht': ['--new-swarm', '--join', '--state', '--listen'],

@@ -470,6 +470,104 @@ static void what_a_peer_has_coming_is_at_most_what_it_leaves_to_others(void **st
     scene_close(&scene);
 }
 
+/* Asks for `count` payloads of `each` bytes, one every half second. */
+static void send_payloads(struct scene *scene, uint64_t first, unsigned count, size_t each)
+{
+    for (unsigned i = 0; i < count; i++) {
+        struct hm_rpc_header ask = {
+            .kind = HM_RPC_REQUEST, .method = PULL, .id = first + i, .time_us = 5 * 1000 * 1000};
+        raw_send(&scene->raw, &ask, 0, each);
+        hm_world_run_for(scene->world, 500 * HM_MS);
+    }
+}
+
+static void calls_over_a_given_limit_are_busy_at_once_and_only_for_that_node(void **state)
+{
+    (void)state;
+    enum { MAX = 3, ASKED = 10 };
+    struct scene scene;
+    scene_open(&scene, 15, &(struct hm_rpc_conf){.requests_max_per_peer = MAX});
+    raw_connect(&scene.raw);
+    for (uint64_t id = 0; id < ASKED; id++) {
+        struct hm_rpc_header ask = {
+            .kind = HM_RPC_REQUEST, .method = HOLD, .id = id, .time_us = 5 * 1000 * 1000};
+        raw_send(&scene.raw, &ask, 0, 0);
+        hm_world_run_for(scene.world, 100 * HM_MS);
+        assert_int_equal(scene.handled, id < MAX ? id + 1 : MAX);
+        if (id < MAX) continue;
+        assert_status(scene.raw.last.status, HM_ERR_BUSY);
+        assert_true(scene.raw.last.last && scene.raw.last.id == id);
+    }
+    assert_int_equal(scene.raw.downs, 0);
+    serves_on(&scene); /* another node has its own */
+    hm_world_run_for(scene.world, 6 * HM_S);
+    assert_int_equal(scene.gone, MAX);
+    raw_send(&scene.raw, /* and when they are over, so has this one */
+             &(struct hm_rpc_header){
+                 .kind = HM_RPC_REQUEST, .method = HOLD, .id = 99, .time_us = 1000 * 1000},
+             0, 0);
+    hm_world_run_for(scene.world, 100 * HM_MS);
+    assert_int_equal(scene.handled, MAX + 2);
+    hm_world_run_for(scene.world, 2 * HM_S);
+    scene_close(&scene);
+}
+
+static void bytes_over_a_given_limit_are_busy_at_once_and_free_again_after(void **state)
+{
+    (void)state;
+    enum { EACH = 30000 };
+    struct scene scene;
+    struct hm_net_options options;
+    scene_open(&scene, 16, &(struct hm_rpc_conf){.request_bytes_max_per_peer = 3 * EACH});
+    raw_connect(&scene.raw);
+    hm_net_options_default(&options);
+    options.bytes_per_second = 4000;
+    hm_net_set_options(scene.world, &options);
+    send_payloads(&scene, 1, 3, EACH); /* as many as it may, to the byte */
+    assert_int_equal(scene.pulls, 3);
+    assert_int_equal(hm_metrics_value(&scene.server.metrics, "rpc.requests_refused"), 0);
+    send_payloads(&scene, 4, 1, 1000);
+    assert_int_equal(scene.pulls, 3);
+    assert_int_equal(scene.raw.last.kind, HM_RPC_REPLY);
+    assert_status(scene.raw.last.status, HM_ERR_BUSY);
+    assert_int_equal(scene.raw.last.id, 4);
+    send_payloads(&scene, 5, 1, 3 * EACH + 1); /* never, not only now */
+    assert_status(scene.raw.last.status, HM_ERR_TOO_BIG);
+    assert_int_equal(scene.raw.last.id, 5);
+    hm_net_options_default(&options);
+    hm_net_set_options(scene.world, &options);
+    serves_on(&scene);
+    hm_world_run_for(scene.world, 60 * HM_S);
+    assert_int_equal(scene.pulled + scene.pulls_failed, 3);
+    if (!scene.raw.up) raw_connect(&scene.raw);
+    send_payloads(&scene, 6, 1, 3 * EACH);
+    hm_world_run_for(scene.world, HM_S);
+    assert_int_equal(scene.pulls, 4);
+    assert_int_equal(scene.raw.last.id, 6);
+    assert_status(scene.raw.last.status, HM_OK);
+    scene_close(&scene);
+}
+
+static void answers_that_a_connection_has_not_taken_count_against_a_given_limit(void **state)
+{
+    (void)state;
+    enum { MAX = 10 * BULK_BYTES, ASKED = 40 };
+    struct scene scene;
+    scene_open(&scene, 17, &(struct hm_rpc_conf){.request_bytes_max_per_peer = MAX});
+    raw_connect(&scene.raw);
+    scene.raw.hoards = true;
+    for (uint64_t id = 0; id < ASKED; id++) {
+        struct hm_rpc_header ask = {
+            .kind = HM_RPC_REQUEST, .method = BULK, .id = id, .time_us = 5 * 1000 * 1000};
+        raw_send(&scene.raw, &ask, 0, 0);
+        hm_world_run_for(scene.world, 20 * HM_MS);
+    }
+    assert_int_equal(scene.handled, MAX / BULK_BYTES + 1);
+    assert_status(scene.raw.last.status, HM_ERR_BUSY);
+    assert_int_equal(scene.raw.downs, 0);
+    scene_close(&scene);
+}
+
 /* Strangers whose answers are small and many, over a wire that they never read. */
 static void readers_of_nothing_leave_records_for_others(void **state)
 {
@@ -589,6 +687,9 @@ int main(void)
         cmocka_unit_test(hoarders_leave_buffers_for_others),
         cmocka_unit_test(a_payload_that_trickles_past_its_deadline_costs_the_connection),
         cmocka_unit_test(what_a_peer_has_coming_is_at_most_what_it_leaves_to_others),
+        cmocka_unit_test(calls_over_a_given_limit_are_busy_at_once_and_only_for_that_node),
+        cmocka_unit_test(bytes_over_a_given_limit_are_busy_at_once_and_free_again_after),
+        cmocka_unit_test(answers_that_a_connection_has_not_taken_count_against_a_given_limit),
         cmocka_unit_test(readers_of_nothing_leave_records_for_others),
         cmocka_unit_test(a_node_has_few_connections_whatever_it_dials),
         cmocka_unit_test(hearsay_about_addresses_does_not_hide_a_node),
