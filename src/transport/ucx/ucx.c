@@ -8,7 +8,8 @@
  *            long as anything waits for a peer's queue, which may be for ever (the peer is stopped).
  *            So while operations are in UCX's hands the hook looks again by itself: at once a while
  *            (giving the processor away, or a peer on the same core never gets to empty its queue),
- *            then by a timer that gets slower.  While pieces are due it looks a while, too: whoever
+ *            then by a timer that gets slower.  After a message went or came it looks on for as long
+ *            as a sleep would cost.  While pieces are due it looks a while, too: whoever
  *            sleeps between two of them costs the sender a system call and a wake-up for each.
  * Failure:   open gives a status with a line and leaves nothing behind.
  * Invariant: UCX is entered from the thread that runs the loop only, and progressed in the hook only. */
@@ -30,6 +31,11 @@ enum {
     IDLE_YIELDS = 200, /* looks in a row for what does not move, before we sleep */
     ARM_BUSY_MAX = 2000, /* somebody died while he wrote into our queue: do not burn the core */
 };
+/* To go to sleep and be woken takes 25 to 60 us.  Who looks on for as long before he sleeps pays at
+ * most twice what the best choice would have cost (Karlin et al. 1991), and with LINGER_MISSES in
+ * a row at most one such look in 256 sleeps. */
+#define LINGER_NS (50 * HM_US)
+enum { LINGER_MISSES = 8 };
 #define STAY_NS     (100 * HM_US) /* in the hook, while others wait for their descriptors */
 #define POLL_NS_MIN (50 * HM_US)
 #define POLL_NS_MAX (5 * HM_MS)
@@ -155,11 +161,39 @@ static void on_poll(struct hm_timer *timer)
     (void)timer; /* the loop is awake: the hook looks */
 }
 
+/* Nothing has moved.  True: a message may well come before a sleep would have been worth it. */
+static bool lingers(struct ucx *ucx)
+{
+    uint64_t sent = ucx->metrics.messages_sent.value;
+    uint64_t received = ucx->metrics.messages_received.value;
+    hm_ns now = hm_loop_now(ucx->loop);
+    bool came = received != ucx->linger_received;
+    if (came || sent != ucx->linger_sent) {
+        if (came && ucx->linger_until) ucx->linger_misses = ucx->linger_skip = 0;
+        ucx->linger_sent = sent;
+        ucx->linger_received = received;
+        ucx->linger_until = 0;
+        if (ucx->linger_skip > 0)
+            ucx->linger_skip--;
+        else
+            ucx->linger_until = now + LINGER_NS;
+    } else if (ucx->linger_until && now >= ucx->linger_until) {
+        ucx->linger_until = 0;
+        if (ucx->linger_misses < LINGER_MISSES) ucx->linger_misses++;
+        ucx->linger_skip = 1U << ucx->linger_misses;
+    }
+    return ucx->linger_until != 0;
+}
+
 /* Nothing has moved.  May the loop sleep? */
 static bool settle(struct ucx *ucx)
 {
     if (ucx->pulling > 0 && ucx->piece_looks < PIECE_LOOKS) {
         ucx->piece_looks++;
+        return false;
+    }
+    if (!ucx->busy_poll && lingers(ucx)) {
+        sched_yield(); /* whoever else wants this processor has it */
         return false;
     }
     ucx->idle++;

@@ -195,8 +195,13 @@ struct ucx {
     unsigned piece_looks; /* in vain for a piece of one, since the last */
     struct hm_watch watch;
     struct hm_hook hook;
-    struct hm_timer poll; /* looks again where UCX tells nobody */
-    unsigned idle;        /* times in a row that nothing moved */
+    /* Looking on before a sleep (ucx.c). */
+    uint64_t linger_sent, linger_received; /* messages, when it last looked at their numbers */
+    hm_ns linger_until;                    /* 0: it does not */
+    unsigned linger_misses;                /* times in a row that nothing came meanwhile */
+    unsigned linger_skip;                  /* sleeps until it tries again */
+    struct hm_timer poll;                  /* looks again where UCX tells nobody */
+    unsigned idle;                         /* times in a row that nothing moved */
     bool closing;
     void (*close_done)(void *arg);
     void *close_arg;
