@@ -241,6 +241,7 @@ void hm_call_answer_encode(const struct hm_call_answer *answer, struct hm_writer
     hm_write_u32(writer, answer->row_count);
     hm_write_u64(writer, answer->step);
     hm_write_u32(writer, answer->retry_after_us);
+    hm_write_u32(writer, answer->load_us);
     hm_schema_encode(&answer->schema, writer);
     for (unsigned i = 0; answer->timed && i < HM_SERVER_STAGES; i++)
         hm_write_u64(writer, answer->times.stage[i]);
@@ -257,6 +258,7 @@ enum hm_status hm_call_answer_decode(const void *bytes, size_t byte_count,
     decoded.row_count = hm_read_u32(&reader);
     decoded.step = hm_read_u64(&reader);
     decoded.retry_after_us = hm_read_u32(&reader);
+    decoded.load_us = hm_read_u32(&reader);
     hm_schema_decode(&reader, &decoded.schema);
     decoded.timed = hm_reader_left(&reader) > 0;
     for (unsigned i = 0; i < HM_SERVER_STAGES; i++)

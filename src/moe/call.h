@@ -17,8 +17,9 @@
  * x, dy and the rows of the answers are coded by the call's codec (tensor/codec.h).
  *
  * Each part is answered by one reply of its own, in any order:  header u16 part, u8 codec (the
- * call's), u32 row_count, u64 step (of the expert, after this part), u32 retry_after_us (with
- * HM_ERR_BUSY and HM_ERR_REFUSED; else 0), schema of the rows, and where the call is HM_CALL_TIMED
+ * call's), u32 row_count, u64 step (of the expert, after this part), u32 retry_after_us and u32
+ * load_us (with HM_ERR_BUSY and HM_ERR_REFUSED; else 0: when a part like it could start, and the
+ * work of everybody that the expert's lane has before it), schema of the rows, and where the call is HM_CALL_TIMED
  * 4 x u64 ns that the part spent in the server (admit, batch wait, compute, reply: moe/stages.h);
  * payload the rows (y or dx). A part that fails is answered by its status and no rows.  The last
  * part's reply is the call's last.  A failing reply without a header is about the whole call: every
@@ -74,7 +75,7 @@ struct hm_call_answer {
     uint8_t codec;
     uint32_t row_count;
     uint64_t step;
-    uint32_t retry_after_us;
+    uint32_t retry_after_us, load_us;
     struct hm_schema schema;
     bool timed; /* `times` was asked for */
     struct hm_server_times times;

@@ -13,6 +13,7 @@
 #include "moe/dispatch_internal.h"
 
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -143,19 +144,33 @@ static const struct hm_dispatch_part *bad_part(const struct hm_dispatch_op *op, 
     return late;
 }
 
+enum { LOAD_TEXT_BYTES = 96 };
+/* What a server that turned the part away has said of its load; "" if nothing. */
+static const char *load_text(const struct hm_dispatch_part *part, char text[LOAD_TEXT_BYTES])
+{
+    int length = 0;
+    text[0] = 0;
+    if (part->load_us > 0)
+        length = snprintf(text, LOAD_TEXT_BYTES, ": %.1f ms of work queued", part->load_us / 1e3);
+    if (part->retry_after_us > 0)
+        snprintf(text + length, LOAD_TEXT_BYTES - (size_t)length, "%s ask again in %.1f ms",
+                 length ? "," : ":", part->retry_after_us / 1e3);
+    return text;
+}
+
 /* Says which row lacks answers, and what went wrong first.  Before late parts get their status. */
 static enum hm_status explain(const struct hm_dispatch_op *op)
 {
     uint32_t row = short_row(op);
     const struct hm_dispatch_part *bad = bad_part(op, row);
     enum hm_status why = bad->status == HM_INPROGRESS ? HM_ERR_TIMED_OUT : bad->status;
-    char server[HM_NODE_ID_TEXT_BYTES];
+    char server[HM_NODE_ID_TEXT_BYTES], load[LOAD_TEXT_BYTES];
     return hm_fail(op->late ? HM_ERR_TIMED_OUT : why,
                    "%s: row %" PRIu32 " has %" PRIu32 " of the %" PRIu32
-                   " answers it needs; %s at server %.8s: %s",
+                   " answers it needs; %s at server %.8s: %s%s",
                    op->pass == HM_PASS_FORWARD ? "forward" : "backward", row, op->answered[row],
                    op->need[row], bad->uid.text, hm_node_id_text(&bad->server, server),
-                   hm_status_text(why));
+                   hm_status_text(why), load_text(bad, load));
 }
 
 /* Silent until the deadline while somebody else answered: it is him, not us. */
@@ -290,7 +305,7 @@ static void count_rows(struct hm_dispatch_op *op)
     for (unsigned i = 0; i < op->part_count; i++) {
         op->part[i].status = HM_INPROGRESS;
         op->part[i].step = 0;
-        op->part[i].retry_after_us = 0;
+        op->part[i].retry_after_us = op->part[i].load_us = 0;
         for (uint32_t k = 0; k < op->part[i].row_count; k++) op->hopeful[op->part[i].row[k]]++;
     }
     op->rows_short = 0;

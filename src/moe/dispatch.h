@@ -67,7 +67,8 @@ struct hm_dispatch_part { /* one expert and its rows */
     /* results; HM_INPROGRESS until decided */
     enum hm_status status; /* late: HM_ERR_TIMED_OUT */
     uint64_t step;         /* of the expert, after this part */
-    uint32_t retry_after_us;
+    /* Of HM_ERR_BUSY and HM_ERR_REFUSED, as the server said (moe/call.h); else, or unknown: 0. */
+    uint32_t retry_after_us, load_us;
 };
 struct hm_dispatch_op;
 /* HM_OK: every row has k_min answers (or as many as it has parts, if fewer); look at the parts.

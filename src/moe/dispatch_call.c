@@ -354,7 +354,9 @@ static void reply(struct hm_call *rpc_call, enum hm_status status, const void *h
         return;
     }
     call->taken[answer.part] = true;
-    part_of(call, answer.part)->retry_after_us = answer.retry_after_us;
+    bool turned_away = status == HM_ERR_BUSY || status == HM_ERR_REFUSED;
+    part_of(call, answer.part)->retry_after_us = turned_away ? answer.retry_after_us : 0;
+    part_of(call, answer.part)->load_us = turned_away ? answer.load_us : 0;
     part_of(call, answer.part)->step = answer.step;
     if (status != HM_OK) {
         hm_inbound_drop(in);

@@ -70,6 +70,19 @@ hm_ns hm_sched_predict(const struct hm_task *task)
            cost_rows(&pool->cost, rows, pool->conf.batch_rows_max);
 }
 
+hm_ns hm_sched_load(const struct hm_pool *pool)
+{
+    const struct hm_lane *lane = pool->conf.lane;
+    hm_ns load = lane_running_left(lane, hm_loop_now(pool->sched->loop));
+    HM_LIST_EACH (link, &lane->ready) {
+        const struct hm_pool *queued = HM_CONTAINER_OF(link, struct hm_pool, ready);
+        uint64_t rows = 0;
+        for (unsigned i = 0; i < HM_PRIORITIES; i++) rows += queued->line[i].rows;
+        load += cost_rows(&queued->cost, rows, queued->conf.batch_rows_max);
+    }
+    return load;
+}
+
 bool sched_refuses(const struct hm_task *task)
 {
     const struct hm_pool *pool = task->pool;

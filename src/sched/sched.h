@@ -241,6 +241,9 @@ void hm_sched_cancel(struct hm_task *task);
  * that would have their turn before it, and its own, at measured costs; 0: unknown yet.  Needs pool,
  * client, priority and row_count (0: until the next one like it could start). */
 hm_ns hm_sched_predict(const struct hm_task *task);
+/* What the pool's lane has before it, whoever asked for it: what runs and what is queued of every
+ * class and pool, at measured costs.  What is not known counts as nothing. */
+hm_ns hm_sched_load(const struct hm_pool *pool);
 /* Asserts every invariant above, between two turns of the loop; for tests and the simulator. */
 void hm_sched_check(const struct hm_sched *sched);
 

@@ -70,6 +70,11 @@ size_t hm_expert_server_out_row_bytes(const struct hm_served_part *part)
     return hm_codec_row_bytes(hm_served_codec(part), out_schema(part)->row[0].dim[0]);
 }
 
+static uint32_t wire_us(hm_ns time)
+{
+    return time / HM_US > UINT32_MAX ? UINT32_MAX : (uint32_t)(time / HM_US);
+}
+
 void hm_expert_server_answer(struct hm_served_part *part, enum hm_status status,
                              const struct hm_rows *rows)
 {
@@ -96,8 +101,8 @@ void hm_expert_server_answer(struct hm_served_part *part, enum hm_status status,
         const struct hm_task next = {.pool = part->task.pool, /* of this client, and like it */
                                      .client = part->task.client,
                                      .priority = part->task.priority};
-        hm_ns wait = hm_sched_predict(&next);
-        answer.retry_after_us = wait / HM_US > UINT32_MAX ? UINT32_MAX : (uint32_t)(wait / HM_US);
+        answer.retry_after_us = wire_us(hm_sched_predict(&next));
+        answer.load_us = wire_us(hm_sched_load(next.pool));
     }
     answer.timed = call->timed;
     if (call->timed) stage_times(part, &answer.times);

@@ -124,8 +124,12 @@ static void no_bytes_crash_the_answer_and_info_decoders(void **state)
         uint8_t bytes[BYTES_MAX];
         struct hm_writer writer;
         hm_writer_init(&writer, bytes, sizeof bytes);
-        struct hm_call_answer answer = {
-            .part = 3, .row_count = 4, .schema = hm_schema_f32(8), .timed = round % 4 == 1};
+        struct hm_call_answer answer = {.part = 3,
+                                        .row_count = 4,
+                                        .retry_after_us = 5,
+                                        .load_us = 6,
+                                        .schema = hm_schema_f32(8),
+                                        .timed = round % 4 == 1};
         struct hm_expert_info info = {
             .input = hm_schema_f32(4), .output = hm_schema_f32(4), .kind = "ffn"};
         if (round % 2)

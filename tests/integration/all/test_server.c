@@ -404,8 +404,10 @@ static void a_full_queue_answers_busy_at_once_and_says_when_to_come_back(void **
     raw_run(&swarm, &more); /* while the lane is held */
     assert_refused(&more, 0, HM_ERR_BUSY);
     assert_true(more.answer[0].head.retry_after_us > 0);
+    assert_true(more.answer[0].head.load_us > 0);
     assert_refused(&more, 1, HM_ERR_EXPERT_GONE);
     assert_int_equal(more.answer[1].head.retry_after_us, 0);
+    assert_int_equal(more.answer[1].head.load_us, 0);
     assert_false(flight_ended(&flight));
     gate_open(&gate);
     flight_wait(&flight);

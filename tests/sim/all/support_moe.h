@@ -32,6 +32,7 @@ struct moe_node {
     struct hm_node_id id;
 };
 
+enum { MOE_RETRY_AFTER_US = 12000, MOE_LOAD_US = 345600 }; /* said with every failure */
 enum moe_behaviour { MOE_GOOD, MOE_FAILS, MOE_SILENT, MOE_NAN, MOE_WRONG_ROWS, MOE_TWICE };
 struct moe_expert {
     struct hm_uid uid;

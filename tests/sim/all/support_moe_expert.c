@@ -68,6 +68,8 @@ static void say(struct served *served, unsigned number, enum hm_status status, u
         .codec = codec->id,
         .row_count = rows,
         .step = step,
+        .retry_after_us = status ? MOE_RETRY_AFTER_US : 0,
+        .load_us = status ? MOE_LOAD_US : 0,
         .schema = served->head.schema,
         .timed = served->head.flags & HM_CALL_TIMED,
         .times.stage = {[HM_STAGE_ADMIT] = 3, [HM_STAGE_COMPUTE] = UINT64_MAX}};

@@ -145,6 +145,25 @@ static void an_output_is_written_on_success_only(void **state)
     moe_swarm_close(&swarm);
 }
 
+/* Our server says it with every failure; it means something only where a queue was the reason. */
+static void who_is_turned_away_reads_how_loaded_the_server_is(void **state)
+{
+    (void)state;
+    static const enum hm_status statuses[] = {HM_ERR_BUSY, HM_ERR_REFUSED, HM_ERR_SHAPE};
+    struct waiting waiting;
+    open_swarm(4, 1);
+    struct moe_expert *expert = moe_expert(&swarm, "ffn.0.0", NULL);
+    expert->forward = MOE_FAILS;
+    for (size_t i = 0; i < HM_COUNT_OF(statuses); i++) {
+        expert->fails_with = statuses[i];
+        assert_status(run(&waiting, "ffn.0.0", FORWARD, 3 * HM_S), statuses[i]);
+        bool told = strstr(waiting.line, ": 345.6 ms of work queued, ask again in 12.0 ms");
+        assert_int_equal(told, statuses[i] != HM_ERR_SHAPE);
+        assert_true(told || !strstr(waiting.line, "queued"));
+    }
+    moe_swarm_close(&swarm);
+}
+
 static void a_wrong_shape_is_refused_before_anything_is_sent(void **state)
 {
     (void)state;
@@ -233,6 +252,7 @@ int main(void)
         cmocka_unit_test(forward_and_backward_are_the_experts_and_it_steps_once),
         cmocka_unit_test(an_expert_that_nobody_serves_is_not_found),
         cmocka_unit_test(an_output_is_written_on_success_only),
+        cmocka_unit_test(who_is_turned_away_reads_how_loaded_the_server_is),
         cmocka_unit_test(a_wrong_shape_is_refused_before_anything_is_sent),
         cmocka_unit_test(an_expert_that_moved_is_found_again),
         cmocka_unit_test(stages_of_timed_calls_add_up_whatever_the_server_says),

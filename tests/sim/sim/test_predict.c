@@ -75,6 +75,29 @@ static void a_prediction_is_the_rows_ahead_at_their_measured_cost(void **state)
     stage_close(&stage);
 }
 
+/* However long one's own turn is: of both pools, of all classes, and what runs. */
+static void the_load_is_all_that_the_lane_has_before_it(void **state)
+{
+    (void)state;
+    begin();
+    assert_int_equal(hm_sched_load(bench[0].pool), 0);
+    train(&bench[0], 40);
+    assert_int_equal(hm_sched_load(bench[0].pool), 0); /* a lane without work */
+    for (unsigned i = 0; i < 3; i++) assert_ok(submit(&bench[0], 20, HM_NS_NEVER));
+    assert_in_range(hm_sched_load(bench[0].pool), 11950 * HM_US, 12050 * HM_US);
+    assert_ok(submit(&bench[1], 20, HM_NS_NEVER)); /* of unknown cost: nothing */
+    assert_in_range(hm_sched_load(bench[0].pool), 11950 * HM_US, 12050 * HM_US);
+    stage_run_for(&stage, HM_S);
+    train(&bench[1], 40);
+    for (unsigned i = 0; i < 3; i++) assert_ok(submit(&bench[0], 20, HM_NS_NEVER));
+    for (unsigned i = 0; i < 2; i++) assert_ok(submit(&bench[1], 20, HM_NS_NEVER));
+    stage_run_for(&stage, HM_MS); /* one of them runs: 3 ms of it are left */
+    assert_in_range(hm_sched_load(bench[0].pool), 18900 * HM_US, 19100 * HM_US);
+    assert_int_equal(hm_sched_load(bench[1].pool), hm_sched_load(bench[0].pool));
+    assert_in_range(predict(&bench[0], 0), 10900 * HM_US, 11100 * HM_US); /* its own turn */
+    stage_close(&stage);
+}
+
 static void what_would_be_late_is_refused_at_once(void **state)
 {
     (void)state;
@@ -170,6 +193,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(nothing_is_predicted_or_refused_before_the_cost_is_known),
         cmocka_unit_test(a_prediction_is_the_rows_ahead_at_their_measured_cost),
+        cmocka_unit_test(the_load_is_all_that_the_lane_has_before_it),
         cmocka_unit_test(what_would_be_late_is_refused_at_once),
         cmocka_unit_test(what_has_become_late_is_refused_when_its_turn_comes_and_does_not_run),
         cmocka_unit_test(a_deadline_that_has_passed_is_refused),

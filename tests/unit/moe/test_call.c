@@ -306,6 +306,7 @@ static void answers_and_infos_come_back_as_they_went(void **state)
                                     .row_count = 12,
                                     .step = 1ull << 40,
                                     .retry_after_us = 99,
+                                    .load_us = UINT32_MAX,
                                     .schema = hm_schema_f32(8)},
                           answer_back;
     hm_writer_init(&writer, bytes, sizeof bytes);
@@ -316,6 +317,7 @@ static void answers_and_infos_come_back_as_they_went(void **state)
     assert_int_equal(answer_back.row_count, 12);
     assert_true(answer_back.step == 1ull << 40);
     assert_int_equal(answer_back.retry_after_us, 99);
+    assert_int_equal(answer_back.load_us, UINT32_MAX);
     assert_true(hm_schema_equal(&answer_back.schema, &answer.schema));
     for (size_t i = 0; i < count; i++)
         assert_status(hm_call_answer_decode(bytes, i, &answer_back), HM_ERR_PEER_PROTOCOL);
