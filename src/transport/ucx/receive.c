@@ -10,7 +10,9 @@
  * Failure:   a message that may not come now, or over a bound, ends the endpoint with
  *            HM_ERR_PEER_PROTOCOL.  UCX's lengths are not trusted either.
  * Invariant: what a peer can make us hold is receive_bytes_max of eager payloads and UCX_PLACES
- *            announced ones.  Nothing is received into less memory than it has. */
+ *            announced ones.  Nothing is received into less memory than it has.  The pieces of a pull
+ *            come in order (each is one message of one endpoint, and UCX keeps the order of these),
+ *            so each byte is received once, and when they are all here nothing is outstanding. */
 #include "transport/ucx/ucx.h"
 
 #include <string.h>
@@ -37,7 +39,7 @@ static struct ucx_inbound *inbound_make(struct ucx_ep *ep, size_t bytes)
     in->id = 0;
     in->into.base = NULL;
     in->into.owner = NULL;
-    in->received = 0;
+    in->posted = in->received = 0;
     in->receiving = 0;
     in->finished = false;
     return in;
@@ -130,11 +132,15 @@ static void pull_finish(struct ucx_inbound *in, enum hm_status status)
     hm_ucx_turn_soon(in->ep);
 }
 
-/* Once it has called back, and UCX writes nowhere any more. */
+/* Once it has called back, and UCX writes nowhere any more: at once, but for a pull that its endpoint
+ * has ended with pieces outstanding; that one waits for the last of them. */
 static void inbound_release(struct ucx_inbound *in)
 {
     struct ucx_ep *ep = in->ep;
-    if (in->receiving > 0) return;
+    if (in->receiving > 0) {
+        HM_ASSERT(ep->state >= UCX_FAILING);
+        return;
+    }
     hm_buf_put(in->into.owner);
     if (in->id && ep->place_in[in->id % UCX_PLACES] == in) ep->place_in[in->id % UCX_PLACES] = NULL;
     hm_ucx_inbound_put(ep->ucx, in);
@@ -143,6 +149,7 @@ static void inbound_release(struct ucx_inbound *in)
 static void piece_received(struct ucx_inbound *in, size_t bytes)
 {
     in->received += bytes;
+    HM_ASSERT(in->received <= in->posted);
     in->ep->ucx->piece_looks = 0;
     in->ep->ucx->metrics.bytes_received.value += bytes;
     if (in->received == in->base.bytes) pull_finish(in, HM_OK);
@@ -158,7 +165,7 @@ static void on_received(void *request, ucs_status_t status, size_t bytes, void *
     if (ep->state == UCX_UP && status == UCS_OK) {
         piece_received(in, bytes);
     } else if (ep->state < UCX_FAILING) {
-        hm_ucx_ep_fail(ep, HM_ERR_PEER_RESET);
+        hm_ucx_ep_fail(ep, HM_ERR_PEER_RESET);               /* whose turn ends the pull */
     } else if (in->finished && !hm_list_linked(&in->link)) { /* it has called back long ago */
         inbound_release(in);
         hm_ucx_ep_release(ep);
@@ -190,12 +197,13 @@ static ucs_status_t piece_arrived(struct ucx_ep *ep, const struct ucx_control *h
                                   size_t bytes, bool rendezvous)
 {
     struct ucx_inbound *in = ep->place_in[head->id % UCX_PLACES];
-    if (!in || in->id != head->id || !in->into.base || in->finished ||
-        head->value > in->base.bytes || bytes > in->base.bytes - head->value) {
+    if (!in || in->id != head->id || !in->into.base || in->finished || bytes == 0 ||
+        head->value != in->posted || bytes > in->base.bytes - in->posted) {
         hm_ucx_ep_fail(ep, HM_ERR_PEER_PROTOCOL);
         return rendezvous ? UCS_ERR_CANCELED : UCS_OK;
     }
-    uint8_t *into = (uint8_t *)in->into.base + head->value;
+    uint8_t *into = (uint8_t *)in->into.base + in->posted;
+    in->posted += bytes;
     if (rendezvous) return piece_receive(in, into, data, bytes);
     memcpy(into, data, bytes);
     piece_received(in, bytes);

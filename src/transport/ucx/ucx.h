@@ -16,7 +16,7 @@
  *     CONTROL token, type, id, value, ...
  *       ANNOUNCE id bytes, header         -> a large one; its payload stays where it is
  *       PULL id | DROP id                 <- the receiver wants it, or nobody does
- *       DATA id offset; payload           -> a piece of it
+ *       DATA id offset; payload           -> a piece of it, in order
  *       DONE id                           <- all of it is here
  *       CREDIT bytes                      <- eager bytes given back
  *       HELLO credit                      -> the first: I have accepted your offer
@@ -111,8 +111,8 @@ struct ucx_inbound {
     bool *taken; /* not NULL: we are in its callback; set when it is pulled or dropped there */
     uint64_t id; /* announced; 0: eager or empty */
     struct hm_span into;
-    size_t received;
-    unsigned receiving; /* rendezvous of pieces under way */
+    size_t posted, received; /* bytes of pieces that have come, and of those that are in place */
+    unsigned receiving;      /* rendezvous of pieces under way */
     hm_wire_cb done;
     void *arg;
     enum hm_status status;

@@ -35,7 +35,7 @@ static struct attacker {
     ucp_ep_h fabric;
     uint64_t token; /* the victim's */
     unsigned kind, sent;
-    bool heard;
+    bool heard, pulled; /* its hello; a PULL of what was announced */
     hm_ns began;
 } self;
 
@@ -167,21 +167,51 @@ static void attack_control(void)
     if (self.sent++ == 0) send_raw(CONTROL, &message, offsetof(struct message, header), 100);
 }
 
+static void piece(uint64_t offset, size_t bytes)
+{
+    struct message message = {.token = self.token, .type = DATA, .id = 1 << 8, .value = offset};
+    send_raw(CONTROL, &message, offsetof(struct message, header), bytes);
+}
+
+/* As many bytes as were announced, with a hole. */
+static void attack_repeated_piece(void)
+{
+    if (self.sent == 0) announce(self.sent++, 2000);
+    if (!self.pulled || self.sent++ > 1) return;
+    piece(0, 1000);
+    piece(0, 1000);
+}
+
+static void attack_later_piece(void)
+{
+    if (self.sent == 0) announce(self.sent++, 2000);
+    if (self.pulled && self.sent++ == 1) piece(1000, 1000);
+}
+
+static void attack_empty_piece(void)
+{
+    if (self.sent == 0) announce(self.sent++, 2000);
+    if (self.pulled && self.sent++ == 1) piece(0, 0);
+}
+
 const struct ucx_attack ucx_attacks[] = {
-    {"announces without end", 0},   {"a huge announce", 0},
-    {"more than the credit", 0},    {"a large eager message", 0},
-    {"a long header", 0},           {"an unknown type", 0},
-    {"a pull of nothing", 0},       {"a done of nothing", 0},
-    {"data of nothing", 0},         {"too much credit", 0},
-    {"a second hello", 0},          {"foreign tokens", 1},
-    {"a payload on a bare one", 0}, {"a payload on a control message", 0},
+    {"announces without end", 0, 0},   {"a huge announce", 0, 0},
+    {"more than the credit", 0, 0},    {"a large eager message", 0, 0},
+    {"a long header", 0, 0},           {"an unknown type", 0, 0},
+    {"a pull of nothing", 0, 0},       {"a done of nothing", 0, 0},
+    {"data of nothing", 0, 0},         {"too much credit", 0, 0},
+    {"a second hello", 0, 0},          {"foreign tokens", 1, 0},
+    {"a payload on a bare one", 0, 0}, {"a payload on a control message", 0, 0},
+    {"a repeated piece", 0, 1},        {"a piece before its turn", 0, 1},
+    {"an empty piece", 0, 1},
 };
 const size_t ucx_attack_count = sizeof ucx_attacks / sizeof *ucx_attacks;
 static void (*const runs[])(void) = {
-    attack_announces,   attack_huge_announce, attack_over_credit,  attack_large_eager,
-    attack_long_header, attack_type,          attack_pull,         attack_done,
-    attack_data,        attack_credit,        attack_second_hello, attack_tokens,
-    attack_bare,        attack_control,
+    attack_announces,   attack_huge_announce, attack_over_credit,    attack_large_eager,
+    attack_long_header, attack_type,          attack_pull,           attack_done,
+    attack_data,        attack_credit,        attack_second_hello,   attack_tokens,
+    attack_bare,        attack_control,       attack_repeated_piece, attack_later_piece,
+    attack_empty_piece,
 };
 _Static_assert(sizeof runs / sizeof *runs == sizeof ucx_attacks / sizeof *ucx_attacks,
                "a row each");
@@ -200,13 +230,15 @@ static bool before_sleep(struct hm_hook *hook)
 static ucs_status_t on_am(void *arg, const void *header, size_t header_bytes, void *data,
                           size_t bytes, const ucp_am_recv_param_t *param)
 {
+    uint32_t type = 0;
     (void)arg;
-    (void)header;
-    (void)header_bytes;
     (void)data;
     (void)bytes;
     (void)param;
     self.heard = true; /* its hello: it is up, for all that it knows */
+    if (header_bytes == offsetof(struct message, header))
+        memcpy(&type, (const uint8_t *)header + offsetof(struct message, type), sizeof type);
+    if (type == PULL) self.pulled = true;
     return UCS_OK;
 }
 
@@ -342,7 +374,7 @@ int ucx_attack_main(const char *number, const char *address)
 
 #else
 
-const struct ucx_attack ucx_attacks[1] = {{"none", 1}};
+const struct ucx_attack ucx_attacks[1] = {{"none", 1, 0}};
 const size_t ucx_attack_count = 0;
 
 int ucx_attack_main(const char *number, const char *address)

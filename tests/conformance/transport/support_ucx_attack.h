@@ -8,6 +8,7 @@
 struct ucx_attack {
     const char *name;
     int ignored; /* what it sends is dropped, and it hangs up by itself */
+    int pulled;  /* it needs a victim that pulls what is announced */
 };
 extern const struct ucx_attack ucx_attacks[];
 extern const size_t ucx_attack_count; /* the first announces without end; 0: built without UCX */

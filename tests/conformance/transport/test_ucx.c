@@ -46,6 +46,15 @@ static bool ucx_announce_flood(struct suite *suite, struct node *victim)
     return true;
 }
 
+static void pull_any(struct node *node, struct end *end, const void *header, size_t header_bytes,
+                     struct hm_inbound *in)
+{
+    struct held held = {.in = in, .end = end};
+    (void)header;
+    (void)header_bytes;
+    claim(node->suite, end_pull(&held) == HM_OK);
+}
+
 /* One attacker of each kind; the victim keeps serving a friend all the while. */
 static void what_breaks_a_bound_ends_its_own_endpoint_and_nothing_else(void **state)
 {
@@ -54,15 +63,17 @@ static void what_breaks_a_bound_ends_its_own_endpoint_and_nothing_else(void **st
     struct node *friend = node_open(suite, &(struct node_conf){.dials_only = true});
     struct end *here, *there;
     nodes_connect(friend, victim, &here, &there);
-    victim->on_message = node_hold_any;
     for (size_t i = 0; i < ucx_attack_count; i++) {
         unsigned ends = victim->end_count, held = victim->held_count;
+        unsigned failed = victim->pulls_failed;
+        victim->on_message = ucx_attacks[i].pulled ? pull_any : node_hold_any;
         attack(suite, victim, i);
         await(suite, end_is_down, &victim->end[ends]);
         enum hm_status why = victim->end[ends].why;
         if (why != (ucx_attacks[i].ignored ? HM_ERR_PEER_RESET : HM_ERR_PEER_PROTOCOL))
             fail_msg("%s: down with %s", ucx_attacks[i].name, hm_status_name(why));
         if (ucx_attacks[i].ignored) assert_int_equal(victim->held_count, held);
+        assert_int_equal(victim->pulls_failed - failed, ucx_attacks[i].pulled);
         node_take_held(victim, TAKE_DROP);
     }
     assert_int_equal(here->downs + there->downs, 0);
