@@ -6,9 +6,9 @@
  * Happy path: a number that is new goes to its handler with an inbound of ours in front of the
  * wire's; when the user has pulled or dropped it, it counts as taken, and the sender is told (ACK:
  * after 32, or 100 ms, or 5 ms if much memory waits for it) so that it lets go of its copy.
- * Failure modes: the path breaks during a pull, or before: the user's pull waits, and is filled by
- * what the sender sends again over the connection.  What was taken before and comes again is
- * dropped.  The sender does not need it any more (VOID): the pull ends with HM_ERR_CANCELED.  The
+ * Failure modes: the path breaks during a pull, or before: a payload that came with its message is
+ * here and is delivered; else the user's pull waits, and is filled by what the sender sends again
+ * over the connection.  What was taken before and comes again is dropped.  The sender does not need it any more (VOID): the pull ends with HM_ERR_CANCELED.  The
  * connection ends: with HM_ERR_PEER_RESET.
  * Invariant: fast->inbounds are exactly the numbers that are seen and not taken. */
 #include "transport/rpc_fast.h"
@@ -161,6 +161,26 @@ static void on_again_pulled(void *arg, enum hm_status status)
     in_finish(in, status);
 }
 
+static void on_copied(struct hm_timer *timer)
+{
+    in_finish(timer->arg, HM_OK);
+}
+
+/* The path is lost, and its payload came with the message: it counts as taken from here on, whatever
+ * comes again and whatever the connection does. */
+static void copy_here(struct hm_fast_in *in)
+{
+    struct hm_fast *fast = in->fast;
+    memcpy(in->into.base, in->real->data, in->base.bytes);
+    drop_sources(in);
+    in->pulling = true;
+    in->fast = NULL;
+    hm_list_remove(&in->link);
+    taken(fast, in->number, in->base.bytes);
+    in->copied = (struct hm_timer){.cb = on_copied, .arg = in};
+    hm_timer_start(in->rpc->loop, &in->copied, 0); /* not inside the user's call */
+}
+
 static enum hm_status pull(struct hm_inbound *base, const struct hm_span *into, hm_wire_cb done,
                            void *arg)
 {
@@ -177,6 +197,10 @@ static enum hm_status pull(struct hm_inbound *base, const struct hm_span *into, 
     in->arg = arg;
     if (in->into.owner) hm_buf_get(in->into.owner);
     if (lost && in->real) {
+        if (in->real->data && into->mem != HM_MEM_CUDA) {
+            copy_here(in);
+            return HM_OK;
+        }
         hm_inbound_drop(in->real);
         in->real = NULL;
     }

@@ -70,6 +70,7 @@ struct hm_fast_in {
     struct hm_span into;
     hm_wire_cb done;
     void *arg;
+    struct hm_timer copied; /* runs done, of what was here when the path was lost */
 };
 
 /* ---- rpc_fabric.c */

@@ -232,6 +232,72 @@ static void a_lost_fabric_falls_back_and_is_tried_again(void **state)
     }
 }
 
+struct held_payload {
+    struct hm_inbound *in;
+    struct hm_request *request;
+    uint8_t into[1000];
+    unsigned pulled;
+};
+
+static void on_hold_payload(void *arg, struct hm_request *request, const void *header,
+                            size_t header_bytes, struct hm_inbound *in)
+{
+    struct held_payload *held = arg;
+    (void)header, (void)header_bytes;
+    assert_null(held->in);
+    held->in = in;
+    held->request = request;
+}
+
+static void on_payload(void *arg, enum hm_status status)
+{
+    struct held_payload *held = arg;
+    assert_ok(status);
+    held->pulled++;
+}
+
+/* Nothing comes over the connection either when it is pulled. */
+static void a_payload_that_came_with_its_message_outlives_the_path(void **state)
+{
+    (void)state;
+    for (uint64_t seed = 1; seed <= 30; seed++) {
+        static uint8_t sent[1000];
+        struct pair pair;
+        struct held_payload held = {0};
+        struct rpc_call made;
+        struct hm_method method = {56, "payload", sizeof sent, on_hold_payload, NULL, &held};
+        pair_open(&pair, seed);
+        assert_ok(hm_rpc_serve(pair.server.rpc, &method, 1));
+        call(&pair, DHT, 30 * HM_S, HM_OK);
+        expect_path(pair.back, true, "");
+        for (size_t i = 0; i < sizeof sent; i++) sent[i] = (uint8_t)(i * 7 + seed);
+        rpc_call_init(&made, &pair.client, 56, 60 * HM_S);
+        made.call.payload[0] = (struct hm_span){.base = sent, .bytes = sizeof sent};
+        made.call.span_count = 1;
+        assert_ok(hm_rpc_call(pair.peer, &made.call));
+        hm_world_run_for(pair.world, HM_S);
+        assert_non_null(held.in);
+        hm_net_cut_both(pair.world, 1, 2, true);
+        hm_net_break(pair.world, FABRIC + 1, FABRIC + 2);
+        hm_world_run_for(pair.world, HM_S);
+        expect_path(pair.back, false, "lost");
+        const struct hm_span into = {.base = held.into, .bytes = sizeof held.into};
+        assert_ok(hm_inbound_pull(held.in, &into, on_payload, &held));
+        assert_int_equal(held.pulled, 0); /* not inside the call */
+        hm_world_run_for(pair.world, HM_MS);
+        assert_int_equal(held.pulled, 1);
+        assert_memory_equal(held.into, sent, sizeof sent);
+        hm_net_cut_both(pair.world, 1, 2, false); /* it comes again, and is known */
+        hm_world_run_for(pair.world, 2 * HM_S);
+        hm_request_reply(held.request, true, HM_OK, NULL, 0, NULL, 0);
+        assert_true(hm_world_run_while_not(pair.world, &made.done, 10 * HM_S));
+        assert_ok(made.status);
+        assert_int_equal(held.pulled, 1);
+        assert_int_equal(pair.server.downs, 0);
+        pair_close(&pair);
+    }
+}
+
 /* The connection answers and the fabric does not. */
 static void a_silent_fabric_is_noticed_while_a_call_of_three_seconds_waits(void **state)
 {
@@ -355,6 +421,7 @@ int main(void)
         cmocka_unit_test(a_node_without_a_fabric_is_served_over_tcp),
         cmocka_unit_test(a_fabric_that_cannot_be_opened_is_no_error_and_keeps_nobody_waiting),
         cmocka_unit_test(a_lost_fabric_falls_back_and_is_tried_again),
+        cmocka_unit_test(a_payload_that_came_with_its_message_outlives_the_path),
         cmocka_unit_test(a_silent_fabric_is_noticed_while_a_call_of_three_seconds_waits),
         cmocka_unit_test(a_node_that_stands_still_keeps_its_fast_path),
         cmocka_unit_test(a_connection_that_goes_takes_its_fast_path_and_its_calls_with_it),
