@@ -206,15 +206,11 @@ static void finish(struct hm_timer *timer)
     hm_timer_stop(dispatch->loop, &op->timer);
     leave_calls(op);
     enum hm_status status = HM_OK;
-    if (op->canceled)
-        status = hm_fail(HM_ERR_CANCELED, "the call to experts was canceled");
-    else if (op->rows_short > 0 && !op->optional)
-        status = explain(op);
+    if (op->rows_short > 0 && !op->optional) status = explain(op);
     uint64_t failed = 0;
     for (unsigned i = 0; i < op->part_count; i++) {
         struct hm_dispatch_part *part = &op->part[i];
-        if (part->status == HM_INPROGRESS)
-            part->status = op->canceled ? HM_ERR_CANCELED : HM_ERR_TIMED_OUT;
+        if (part->status == HM_INPROGRESS) part->status = HM_ERR_TIMED_OUT;
         failed += part->status != HM_OK;
     }
     atomic_fetch_add_explicit(&dispatch->parts_failed, failed, memory_order_relaxed);
@@ -222,12 +218,6 @@ static void finish(struct hm_timer *timer)
     op->scratch = NULL;
     hm_list_remove(&op->link);
     op->cb(op, status);
-}
-
-void hm_dispatch_cancel(struct hm_dispatch_op *op)
-{
-    op->canceled = true;
-    end_soon(op);
 }
 
 /* ---- decisions ------------------------------------------------------------------------------- */
@@ -405,7 +395,7 @@ enum hm_status hm_dispatch_start(struct hm_dispatch *dispatch, struct hm_dispatc
     op->dispatch = dispatch;
     op->began = op->asked ? op->asked : hm_loop_now(dispatch->loop);
     op->parts_open = op->part_count;
-    op->looking = op->hopeless = op->waited = op->late = op->canceled = op->ending = false;
+    op->looking = op->hopeless = op->waited = op->late = op->ending = false;
     op->timer = (struct hm_timer){.cb = time_out, .arg = op};
     op->turn = (struct hm_timer){.cb = finish, .arg = op};
     hm_list_init(&op->calls);

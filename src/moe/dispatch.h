@@ -108,7 +108,7 @@ struct hm_dispatch_op { /* caller's memory, until cb has run; zero it first */
     uint32_t columns;
     hm_ns began;  /* `asked`, or its start */
     bool looking; /* the directory holds it: its callback comes first */
-    bool hopeless, canceled, ending;
+    bool hopeless, ending;
     bool waited, late;   /* a timer has ended it: the one after k_min, or the deadline (late) */
     struct hm_link link; /* of the dispatch's operations */
 };
@@ -116,7 +116,5 @@ struct hm_dispatch_op { /* caller's memory, until cb has run; zero it first */
  * nothing was started. */
 HM_MUST_CHECK enum hm_status hm_dispatch_start(struct hm_dispatch *dispatch,
                                                struct hm_dispatch_op *op);
-/* cb still comes, in a later turn, with HM_ERR_CANCELED. */
-void hm_dispatch_cancel(struct hm_dispatch_op *op);
 
 #endif
