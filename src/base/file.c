@@ -37,18 +37,28 @@ bool hm_file_sync_folder_of(const char *path)
     return ok;
 }
 
-enum hm_status hm_file_replace(const char *path, const void *bytes, size_t count)
+static enum hm_status replace(const char *path, const void *bytes, size_t count, mode_t mode)
 {
     char aside[PATH_BYTES];
     if (snprintf(aside, sizeof(aside), "%s.tmp", path) >= (int)sizeof(aside))
         return hm_fail(HM_ERR_STORAGE, "the name %s is too long for a file", path);
-    int fd = open(aside, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    int fd = open(aside, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, mode);
     bool ok = fd >= 0 && hm_file_write_all(fd, bytes, count);
     if (fd >= 0) ok = close(fd) == 0 && ok;
     if (ok && rename(aside, path) == 0 && hm_file_sync_folder_of(path)) return HM_OK;
     enum hm_status status = hm_fail(HM_ERR_STORAGE, "cannot write %s (%s)", path, strerror(errno));
     if (fd >= 0) (void)unlink(aside);
     return status;
+}
+
+enum hm_status hm_file_replace(const char *path, const void *bytes, size_t count)
+{
+    return replace(path, bytes, count, 0600);
+}
+
+enum hm_status hm_file_publish(const char *path, const void *bytes, size_t count)
+{
+    return replace(path, bytes, count, 0666);
 }
 
 enum hm_status hm_file_read(const char *path, size_t count_max, void **out, size_t *count)

@@ -12,6 +12,8 @@
  * the old one or the new one.  HM_ERR_STORAGE with a line.
  * Thread: one that may block. */
 HM_MUST_CHECK enum hm_status hm_file_replace(const char *path, const void *bytes, size_t count);
+/* So too, for others to read: the umask decides. */
+HM_MUST_CHECK enum hm_status hm_file_publish(const char *path, const void *bytes, size_t count);
 /* *bytes is malloc'ed.  HM_ERR_NOT_FOUND: there is none; HM_ERR_STORAGE, HM_ERR_TOO_BIG; with a
  * line. */
 HM_MUST_CHECK enum hm_status hm_file_read(const char *path, size_t count_max, void **bytes,

@@ -1,12 +1,11 @@
 /* cli/common.c - errors, options and nodes, the same for every command. */
 #include "cli/cli.h"
 
+#include "base/file.h"
 #include "base/log.h"
 
-#include <errno.h>
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 #include <openssl/crypto.h>
 
@@ -178,21 +177,13 @@ static enum hm_status check(const struct cli_node_conf *conf, bool hosts)
     return status;
 }
 
-/* Written aside and renamed: who reads it finds a whole line. */
 static enum hm_status join_file_write(struct hm_node *node, const char *path)
 {
-    char line[HM_JOIN_LINE_BYTES], aside[4096];
-    enum hm_status status = hm_node_join_line(node, line, sizeof(line));
+    char line[HM_JOIN_LINE_BYTES + 1];
+    enum hm_status status = hm_node_join_line(node, line, HM_JOIN_LINE_BYTES);
     if (status) return status;
-    if (snprintf(aside, sizeof(aside), "%s.%d", path, (int)getpid()) >= (int)sizeof(aside))
-        return hm_fail(HM_ERR_INVALID, "the name of --join-file is too long");
-    FILE *file = fopen(aside, "w");
-    bool written = file && fprintf(file, "%s\n", line) > 0;
-    if (file && fclose(file)) written = false;
-    if (written && rename(aside, path) == 0) return HM_OK;
-    status = hm_fail(HM_ERR_STORAGE, "cannot write --join-file %s (%s)", path, strerror(errno));
-    if (file) (void)unlink(aside);
-    return status;
+    strcat(line, "\n");
+    return hm_file_publish(path, line, strlen(line));
 }
 
 enum hm_status cli_node_try(const struct cli_node_conf *conf, bool hosts, struct hm_node **node,

@@ -58,6 +58,19 @@ static void what_is_written_is_read_and_replaced_as_a_whole(void **state)
     assert_int_equal(file.st_mode & 0777, 0600);
 }
 
+static void what_is_published_has_the_rights_that_the_umask_leaves(void **state)
+{
+    (void)state;
+    struct stat file;
+    mode_t kept = umask(027);
+    assert_ok(hm_file_publish(in_folder("one"), "line\n", 5));
+    umask(kept);
+    assert_int_equal(stat(in_folder("one"), &file), 0);
+    assert_int_equal(file.st_mode & 0777, 0640);
+    assert_int_equal(file.st_size, 5);
+    assert_int_equal(access(in_folder("one.tmp"), F_OK), -1);
+}
+
 static void a_failed_write_leaves_the_old_file_and_no_other(void **state)
 {
     (void)state;
@@ -82,6 +95,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(what_is_written_is_read_and_replaced_as_a_whole, setup,
                                         teardown),
+        cmocka_unit_test_setup_teardown(what_is_published_has_the_rights_that_the_umask_leaves,
+                                        setup, teardown),
         cmocka_unit_test_setup_teardown(a_failed_write_leaves_the_old_file_and_no_other, setup,
                                         teardown),
     };
