@@ -1,6 +1,8 @@
 /* cli/stop.c - SIGINT and SIGTERM: the first asks for an orderly end, the second ends at once. */
 #include "cli/cli.h"
 
+#include "transport/bootstrap.h"
+
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -13,8 +15,7 @@ struct cli_stop {
     struct hm_event event;
     atomic_bool asked;
     bool signalled;
-    bool
-        launched; /* by Slurm or mpirun: they tell us several times, and kill whom they mean to kill */
+    bool launched; /* a second signal says nothing new */
 };
 
 static void signalled(struct hm_signal *signal_, int number)
@@ -56,9 +57,7 @@ int cli_stop_start(struct hm_node *node, struct cli_stop **out)
     struct cli_stop *stop = calloc(1, sizeof(*stop));
     if (!stop) return cli_fail(CLI_FAILED, HM_ERR_NO_MEMORY);
     stop->node = node;
-    /* In the shell of an allocation a person types, and means it. */
-    stop->launched = (getenv("SLURM_JOB_ID") && !isatty(STDIN_FILENO)) || getenv("SLURM_STEP_ID") ||
-                     getenv("OMPI_COMM_WORLD_SIZE");
+    stop->launched = hm_bootstrap_launched(isatty(STDIN_FILENO));
     enum hm_status status = hm_node_run(node, start_on_loop, stop);
     if (status) {
         free(stop);

@@ -49,6 +49,13 @@ static void launch_read(struct launch *launch)
     if (getenv("OMPI_COMM_WORLD_SIZE") || getenv("PMIX_NAMESPACE")) launch->means = "mpi";
 }
 
+bool hm_bootstrap_launched(bool typed)
+{
+    struct launch launch;
+    launch_read(&launch);
+    return launch.means || getenv("SLURM_STEP_ID") || (getenv("SLURM_JOB_ID") && !typed);
+}
+
 static enum hm_status open_mpi(const struct hm_bootstrap_conf *conf, const struct launch *launch,
                                struct hm_bootstrap **bootstrap)
 {

@@ -54,6 +54,11 @@ HM_MUST_CHECK enum hm_status hm_bootstrap_allgather(struct hm_bootstrap *bootstr
 /* Waits for the others, so that nobody misses the last round; not after an error. */
 void hm_bootstrap_close(struct hm_bootstrap *bootstrap);
 
+/* Whether a launcher (mpirun, srun, sbatch) started this process and signals it: several times, and
+ * whom it means to kill it kills.  typed: a person sits at its terminal, as in the shell of an
+ * allocation, whose variables are those of a batch script. */
+bool hm_bootstrap_launched(bool typed);
+
 /* Random bytes for a key that this launch shares.  HM_ERR_STORAGE: the system has none. */
 HM_MUST_CHECK enum hm_status hm_bootstrap_secret(uint8_t *bytes, size_t byte_count);
 

@@ -142,6 +142,25 @@ static void the_launchers_environment_says_who_one_is(void **state)
     all_have_all(1);
 }
 
+static void a_launcher_is_told_from_a_person_in_the_shell_of_an_allocation(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *name;
+        bool typed; /* also where a person may type */
+    } row[] = {{"SLURM_JOB_ID", false},
+               {"SLURM_STEP_ID", true},
+               {"OMPI_COMM_WORLD_SIZE", true},
+               {"PMIX_NAMESPACE", true}};
+    assert_false(hm_bootstrap_launched(false));
+    for (size_t i = 0; i < HM_COUNT_OF(row); i++) {
+        setenv(row[i].name, "1", 1);
+        assert_true(hm_bootstrap_launched(false));
+        assert_true(hm_bootstrap_launched(true) == row[i].typed);
+        unsetenv(row[i].name);
+    }
+}
+
 static void who_does_not_come_is_named_at_the_deadline(void **state)
 {
     (void)state;
@@ -258,15 +277,17 @@ static void wrong_means_and_missing_ranks_say_what_to_give(void **state)
 int main(void)
 {
     static const char *const launcher[] = {
-        "SLURM_PROCID",         "SLURM_NTASKS",        "PMI_RANK",
-        "OMPI_COMM_WORLD_RANK", "PMIX_NAMESPACE",      "PMI_SIZE",
-        "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS"};
+        "SLURM_PROCID",         "SLURM_NTASKS",         "PMI_RANK",
+        "OMPI_COMM_WORLD_RANK", "PMIX_NAMESPACE",       "PMI_SIZE",
+        "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "SLURM_JOB_ID",
+        "SLURM_STEP_ID"};
     for (unsigned i = 0; i < HM_COUNT_OF(launcher); i++) unsetenv(launcher[i]);
     const struct CMUnitTest tests[] = {
 #define CASE(name) cmocka_unit_test_setup_teardown(name, fresh_folder, folder_remove)
         CASE(everybody_gets_everybodys_blobs_and_nothing_secret_stays),
         CASE(a_single_process_meets_itself),
         CASE(the_launchers_environment_says_who_one_is),
+        CASE(a_launcher_is_told_from_a_person_in_the_shell_of_an_allocation),
         CASE(who_does_not_come_is_named_at_the_deadline),
         CASE(a_used_folder_is_refused),
         CASE(files_of_an_earlier_launch_are_told_from_this_ones),
