@@ -5,10 +5,12 @@ import os
 import re
 import shutil
 import subprocess
+import time
 
 from hivemind_lab import HIVEMIND, check, run_test, until
 
 BUILD = os.environ.get('HM_BUILD_DIR', os.path.dirname(os.path.dirname(HIVEMIND)))
+IDLE_S = 5
 
 
 def key_file(lab, name, content, mode=0o600):
@@ -119,6 +121,28 @@ def public_interface(lab):
     check('pub' not in auto.err and auto.terminate() == 0, 'by itself only private ones are taken', auto.err)
 
 
+def cpu_seconds(process):
+    with open(f'/proc/{process.pid}/stat', encoding='ascii') as file:
+        fields = file.read().rpartition(')')[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf('SC_CLK_TCK')
+
+
+def sleeps_when_idle(lab):
+    """A worker looks on for a moment after each message; with a peer that is up and silent it has to end."""
+    key = key_file(lab, 'key', os.urandom(32))
+    server = lab.serve('ffn.[0:4]', '--fabric-key', key)
+    result = lab.train(server.join, 'ffn.[0:4]', '--steps', 5, '--fabric-key', key)
+    check(result['ucx_messages'] > 5, 'calls go over ucx', result)
+    peer = lab.start('dht', '--join', server.join, '--listen', '127.0.0.1:0', '--fabric-key', key)
+    status = ['status', '--join', server.join, '--fabric-key', key, '--json']
+    until(lambda: lab.run(*status).json['paths']['fabric_peers'] == 2, 'the fabric has a second peer')
+    before = [cpu_seconds(process) for process in (server, peer)]
+    time.sleep(IDLE_S)
+    used = [cpu_seconds(process) - start for process, start in zip((server, peer), before)]
+    check(max(used) < IDLE_S / 4, f'idle over {IDLE_S} s they sleep (CPU seconds: {used[0]:.2f} and {used[1]:.2f})')
+    check(peer.terminate() == 0 and server.terminate() == 0, 'and stop in order')
+
+
 def over_ucx(lab):
     key, other = key_file(lab, 'key', os.urandom(32)), key_file(lab, 'other', os.urandom(32).hex().encode() + b'\n')
     server = lab.serve('ffn.[0:4]', '--fabric-key', key)
@@ -149,6 +173,7 @@ def test(lab):
     other_settings(lab)
     public_interface(lab)
     over_ucx(lab)
+    sleeps_when_idle(lab)
 
 
 run_test(test)
