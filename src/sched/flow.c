@@ -134,12 +134,14 @@ static bool give_up(struct hm_task *task, const struct hm_batch *batch, hm_ns no
     struct hm_sched *sched = task->pool->sched;
     if (task->deadline == HM_NS_NEVER) return false;
     if (task->deadline <= now) { /* its timer is due in this turn as well */
+        if (task->rows_taken == 0) margin_broken(task->flow->line);
         task_abandon(task, HM_ERR_TIMED_OUT);
         return true;
     }
     if (task->deadline - now >= service || task->rows_taken > 0) return false;
     if (batch->piece_count == 0 && task->pool->tasks_queued == 1) return false;
     sched->metric[SCHED_SHED].value++;
+    margin_broken(task->flow->line);
     task_abandon(task, HM_ERR_REFUSED);
     return true;
 }
@@ -151,6 +153,7 @@ static void give(struct hm_task *task, uint32_t rows, struct hm_batch *batch)
                                                            .batch_first = batch->row_count,
                                                            .count = rows};
     batch->row_count += rows;
+    if (task->deadline != HM_NS_NEVER && task->rows_taken == 0) margin_kept(task->flow->line);
     pool_take(task->pool, task, rows);
 }
 

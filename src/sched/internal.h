@@ -172,6 +172,11 @@ void lane_look(
 
 /* predict.c */
 bool sched_refuses(const struct hm_task *task);
+/* A task of the line with a deadline was given up before any of its rows had their turn; or had its
+ * turn in time. */
+void margin_broken(const struct line *line);
+void margin_kept(const struct line *line);
+void margin_idle(struct hm_lane *lane); /* nothing is queued at it */
 hm_ns lane_running_left(const struct hm_lane *lane, hm_ns now); /* of the batches at the lane */
 
 #endif

@@ -116,6 +116,7 @@ static void left(struct hm_pool *pool, struct hm_task *task)
     if (pool->tasks_queued > 0) return;
     HM_ASSERT(pool->rows_queued == 0);
     hm_list_remove(&pool->ready);
+    if (hm_list_empty(&pool->conf.lane->ready)) margin_idle(pool->conf.lane);
 }
 
 static void rows_left(struct hm_pool *pool, struct hm_task *task, uint32_t rows)

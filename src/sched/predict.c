@@ -3,8 +3,15 @@
  * A refusal is kinder than a deadline that passes in the queue: the caller asks another server
  * while there is time.  But an estimate can be stale, and only running renews it; so nothing is
  * refused on the estimate of a pool that has nothing to run.  The estimates of the pools ahead are
- * renewed by what they have queued.  What is not known counts as nothing, and so does what may come
- * between now and the task's turn: who is let in by mistake is given up when its turn comes. */
+ * renewed by what they have queued.  What is not known counts as nothing.
+ *
+ * What comes between now and the task's turn can have its turn first: other clients' rows, other
+ * pools', more urgent ones.  To count all that could come would refuse most of what is feasible; to
+ * make a newcomer wait behind all that has been let in would give a flooding client the queue.  So
+ * it is learned how much does come: a lane keeps for each class a margin, the part of a task's time
+ * that its prediction may not use.  A task that is given up in the queue raises it by a step, one
+ * that has its turn in time lowers it by a four-hundredth of one: of what is let in, about that part
+ * is given up.  A lane with nothing left to run halves it: nothing was ahead. */
 #include "sched/internal.h"
 
 hm_ns lane_running_left(const struct hm_lane *lane, hm_ns now)
@@ -61,6 +68,31 @@ static hm_ns wait_ahead(const struct hm_task *task, uint64_t rows, hm_ns now)
     return wait;
 }
 
+enum { KEPT_TO_BROKEN = 400 };
+static const double margin_step = 0.1, margin_max = 0.5;
+
+void margin_broken(const struct line *line)
+{
+    struct hm_lane *lane = line->pool->conf.lane;
+    struct hm_lane_margin *margin = &lane->margin[line->priority];
+    if (margin->part > 0 && margin->turn == lane->turns) return; /* of one cause */
+    margin->turn = lane->turns;
+    margin->part += margin_step;
+    if (margin->part > margin_max) margin->part = margin_max;
+}
+
+void margin_kept(const struct line *line)
+{
+    struct hm_lane_margin *margin = &line->pool->conf.lane->margin[line->priority];
+    margin->part -= margin_step / KEPT_TO_BROKEN;
+    if (margin->part < 0) margin->part = 0;
+}
+
+void margin_idle(struct hm_lane *lane)
+{
+    for (unsigned i = 0; i < HM_PRIORITIES; i++) lane->margin[i].part /= 2;
+}
+
 hm_ns hm_sched_predict(const struct hm_task *task)
 {
     const struct hm_pool *pool = task->pool;
@@ -89,8 +121,10 @@ bool sched_refuses(const struct hm_task *task)
     hm_ns now = hm_loop_now(pool->sched->loop);
     if (task->deadline <= now) return true;
     if (task->deadline == HM_NS_NEVER) return false;
-    uint64_t rows = rows_until(task, pool_line(task));
+    const struct line *line = pool_line(task);
+    uint64_t rows = rows_until(task, line);
     hm_ns takes = wait_ahead(task, rows, now);
     if (pool->tasks_held > 0) takes += cost_rows(&pool->cost, rows, pool->conf.batch_rows_max);
-    return takes > task->deadline - now;
+    double usable = 1 - pool->conf.lane->margin[line->priority].part;
+    return (double)takes > usable * (double)(task->deadline - now);
 }

@@ -150,6 +150,8 @@ void hm_sched_drain(struct hm_sched *sched, void (*done)(void *arg), void *arg)
 static void on_timer(struct hm_timer *timer)
 {
     struct hm_task *task = timer->arg;
+    if (task->state == TASK_QUEUED && task->failed == HM_OK && task->rows_taken == 0)
+        margin_broken(task->flow->line);
     if (task->state != TASK_ENDING) task_fail(task, HM_ERR_TIMED_OUT);
     if (task->state == TASK_ENDING) task_end(task, NULL, 0);
 }

@@ -44,6 +44,8 @@
  * Late: what could not be back by its deadline is refused at submit (below), and again when its turn
  * comes, before it is run in vain: end(REFUSED), none of its rows having run.  A pool's last task is
  * run all the same, so that an estimate that was too high is renewed.
+ * What turns put ahead of tasks after they were let in is learned (hm_lane_margin), so that under
+ * overload nearly all who are refused hear it at submit.
  *
  * Promises (hm_sched_check, tests): every accepted task ends exactly once; a batch never exceeds
  * batch_rows_max; rows come back in order and belong to their task; FIFO for a client inside a line;
@@ -261,6 +263,11 @@ struct hm_lane_ops {
  * computing takes two: the second only if it is full, so that it loses nothing by being formed
  * early. */
 enum { HM_LANE_BATCHES_MAX = 2 };
+/* What tasks of a class find put ahead of them after they were let in, as a part of their time. */
+struct hm_lane_margin {
+    double part;
+    uint64_t turn; /* the lane's, when it last grew */
+};
 struct hm_lane { /* embedded in an implementation's own struct */
     const struct hm_lane_ops *ops;
     const char *device; /* "cpu"; the implementation's memory */
@@ -275,6 +282,7 @@ struct hm_lane { /* embedded in an implementation's own struct */
     struct hm_link ready;  /* pools with queued rows */
     struct hm_timer timer; /* the next look at the queues */
     uint64_t turns;        /* had by its lines so far */
+    struct hm_lane_margin margin[HM_PRIORITIES];
     struct hm_buf *reserve;
     hm_ns freed; /* when its last batch came back */
     struct hm_link link;

@@ -6,7 +6,7 @@
 
 #include <stdio.h>
 
-enum { SEEDS = 150, JOBS = 400, BENCHES_MAX = 6, LANES_MAX = 3, WORKLOAD = 77 };
+enum { SEEDS = 220, JOBS = 400, BENCHES_MAX = 6, LANES_MAX = 3, WORKLOAD = 77 };
 
 /* ---- the promise about starving, checked where the choice is made
  * ------------------------------ */
