@@ -8,8 +8,9 @@
  * after 32, or 100 ms, or 5 ms if much memory waits for it) so that it lets go of its copy.
  * Failure modes: the path breaks during a pull, or before: a payload that came with its message is
  * here and is delivered; else the user's pull waits, and is filled by what the sender sends again
- * over the connection.  What was taken before and comes again is dropped.  The sender does not need it any more (VOID): the pull ends with HM_ERR_CANCELED.  The
- * connection ends: with HM_ERR_PEER_RESET.
+ * over the connection.  What was taken before and comes again is dropped.  The sender does not need
+ * it any more (VOID): the pull ends with HM_ERR_CANCELED.  The connection ends: with
+ * HM_ERR_PEER_RESET.
  * Invariant: fast->inbounds are exactly the numbers that are seen and not taken. */
 #include "transport/rpc_fast.h"
 
