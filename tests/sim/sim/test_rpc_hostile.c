@@ -103,6 +103,15 @@ static void on_pull(void *arg, struct hm_request *request, const void *header, s
     assert_ok(hm_request_pull(request, in, &into, on_pulled, pull));
 }
 
+/* Or goes at its usual pace again. */
+static void wire_trickles(struct scene *scene, bool trickles)
+{
+    struct hm_net_options options;
+    hm_net_options_default(&options);
+    if (trickles) options.bytes_per_second = 4000;
+    hm_net_set_options(scene->world, &options);
+}
+
 static void scene_open(struct scene *scene, uint64_t seed, const struct hm_rpc_conf *limits)
 {
     *scene = (struct scene){0};
@@ -420,10 +429,7 @@ static void a_payload_that_trickles_past_its_deadline_costs_the_connection(void 
     serves_on(&scene);
     size_t used = hm_buf_pool_bytes_used(scene.server.buffers);
     raw_connect(&scene.raw);
-    struct hm_net_options options;
-    hm_net_options_default(&options);
-    options.bytes_per_second = 4000;
-    hm_net_set_options(scene.world, &options);
+    wire_trickles(&scene, true);
     struct hm_rpc_header ask = {
         .kind = HM_RPC_REQUEST, .method = PULL, .id = 1, .time_us = 5 * 1000 * 1000};
     raw_send(&scene.raw, &ask, 0, 1 << 20); /* for four minutes */
@@ -436,8 +442,7 @@ static void a_payload_that_trickles_past_its_deadline_costs_the_connection(void 
     assert_null(scene.raw.ep);
     assert_status(scene.server.why, HM_ERR_PEER_PROTOCOL);
     assert_int_equal(hm_buf_pool_bytes_used(scene.server.buffers), used);
-    hm_net_options_default(&options);
-    hm_net_set_options(scene.world, &options);
+    wire_trickles(&scene, false);
     scene_close(&scene);
 }
 
@@ -449,10 +454,7 @@ static void what_a_peer_has_coming_is_at_most_what_it_leaves_to_others(void **st
     scene_open(&scene, 12, NULL);
     size_t bytes_max = hm_buf_pool_bytes_max(scene.server.buffers);
     raw_connect(&scene.raw);
-    struct hm_net_options options;
-    hm_net_options_default(&options);
-    options.bytes_per_second = 4000;
-    hm_net_set_options(scene.world, &options);
+    wire_trickles(&scene, true);
     for (uint64_t id = 1; id <= ASKED && id * EACH < 2 * bytes_max; id++) {
         struct hm_rpc_header ask = {
             .kind = HM_RPC_REQUEST, .method = PULL, .id = id, .time_us = 5 * 1000 * 1000};
@@ -464,8 +466,7 @@ static void what_a_peer_has_coming_is_at_most_what_it_leaves_to_others(void **st
     assert_int_equal(scene.raw.last.kind, HM_RPC_REPLY);
     assert_status(scene.raw.last.status, HM_ERR_BUSY);
     hm_world_run_for(scene.world, 60 * HM_S);
-    hm_net_options_default(&options);
-    hm_net_set_options(scene.world, &options);
+    wire_trickles(&scene, false);
     assert_int_equal(scene.pulls_failed, scene.pulls);
     scene_close(&scene);
 }
@@ -517,12 +518,9 @@ static void bytes_over_a_given_limit_are_busy_at_once_and_free_again_after(void 
     (void)state;
     enum { EACH = 30000 };
     struct scene scene;
-    struct hm_net_options options;
     scene_open(&scene, 16, &(struct hm_rpc_conf){.request_bytes_max_per_peer = 3 * EACH});
     raw_connect(&scene.raw);
-    hm_net_options_default(&options);
-    options.bytes_per_second = 4000;
-    hm_net_set_options(scene.world, &options);
+    wire_trickles(&scene, true);
     send_payloads(&scene, 1, 3, EACH); /* as many as it may, to the byte */
     assert_int_equal(scene.pulls, 3);
     assert_int_equal(hm_metrics_value(&scene.server.metrics, "rpc.requests_refused"), 0);
@@ -534,8 +532,7 @@ static void bytes_over_a_given_limit_are_busy_at_once_and_free_again_after(void 
     send_payloads(&scene, 5, 1, 3 * EACH + 1); /* never, not only now */
     assert_status(scene.raw.last.status, HM_ERR_TOO_BIG);
     assert_int_equal(scene.raw.last.id, 5);
-    hm_net_options_default(&options);
-    hm_net_set_options(scene.world, &options);
+    wire_trickles(&scene, false);
     serves_on(&scene);
     hm_world_run_for(scene.world, 60 * HM_S);
     assert_int_equal(scene.pulled + scene.pulls_failed, 3);
