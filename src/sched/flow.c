@@ -134,14 +134,12 @@ static bool give_up(struct hm_task *task, const struct hm_batch *batch, hm_ns no
     struct hm_sched *sched = task->pool->sched;
     if (task->deadline == HM_NS_NEVER) return false;
     if (task->deadline <= now) { /* its timer is due in this turn as well */
-        if (task->rows_taken == 0) margin_broken(task->flow->line);
         task_abandon(task, HM_ERR_TIMED_OUT);
         return true;
     }
     if (task->deadline - now >= service || task->rows_taken > 0) return false;
     if (batch->piece_count == 0 && task->pool->tasks_queued == 1) return false;
     sched->metric[SCHED_SHED].value++;
-    margin_broken(task->flow->line);
     task_abandon(task, HM_ERR_REFUSED);
     return true;
 }

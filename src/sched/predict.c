@@ -108,9 +108,7 @@ hm_ns hm_sched_load(const struct hm_pool *pool)
     hm_ns load = lane_running_left(lane, hm_loop_now(pool->sched->loop));
     HM_LIST_EACH (link, &lane->ready) {
         const struct hm_pool *queued = HM_CONTAINER_OF(link, struct hm_pool, ready);
-        uint64_t rows = 0;
-        for (unsigned i = 0; i < HM_PRIORITIES; i++) rows += queued->line[i].rows;
-        load += cost_rows(&queued->cost, rows, queued->conf.batch_rows_max);
+        load += cost_rows(&queued->cost, queued->rows_queued, queued->conf.batch_rows_max);
     }
     return load;
 }

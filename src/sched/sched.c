@@ -150,8 +150,6 @@ void hm_sched_drain(struct hm_sched *sched, void (*done)(void *arg), void *arg)
 static void on_timer(struct hm_timer *timer)
 {
     struct hm_task *task = timer->arg;
-    if (task->state == TASK_QUEUED && task->failed == HM_OK && task->rows_taken == 0)
-        margin_broken(task->flow->line);
     if (task->state != TASK_ENDING) task_fail(task, HM_ERR_TIMED_OUT);
     if (task->state == TASK_ENDING) task_end(task, NULL, 0);
 }
@@ -254,6 +252,9 @@ void task_abandon(struct hm_task *task, enum hm_status status)
 
 void task_fail(struct hm_task *task, enum hm_status status)
 {
+    bool late = status == HM_ERR_TIMED_OUT || status == HM_ERR_REFUSED;
+    if (late && task->state == TASK_QUEUED && task->failed == HM_OK && task->rows_taken == 0)
+        margin_broken(task->flow->line);
     if (task->failed == HM_OK) task->failed = status;
     if (task->state == TASK_QUEUED) pool_drop(task->pool, task);
 }
