@@ -108,6 +108,8 @@ struct hm_remote_mixture_options {
     uint32_t k_best;            /* experts a row; 0: 4 */
     uint32_t k_min;             /* that must answer each row; 0: 1 */
     uint32_t backward_k_min;    /* that must answer backward; may be 0 */
+    int spares;                 /* next best experts of a row, asked in the same forward where one
+                                 * refuses (busy, going, gone), up to 64 with k_best; 0: 2, < 0: none */
     int forward_timeout_ms;     /* 0: 5,000 */
     int backward_timeout_ms;    /* 0: 5,000 */
     int timeout_after_k_min_ms; /* once k_min have answered every row; 0: 1,000 */

@@ -6,7 +6,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { CALL_TIMEOUT_STANDARD_MS = 5000, AFTER_K_MIN_STANDARD_MS = 1000 };
+enum {
+    CALL_TIMEOUT_STANDARD_MS = 5000,
+    AFTER_K_MIN_STANDARD_MS = 1000,
+    K_BEST_STANDARD = 4,
+    SPARES_STANDARD = 2
+};
 
 enum hm_status hm_array_tensor(const struct hm_array *array, struct hm_tensor *tensor)
 {
@@ -161,6 +166,14 @@ void hm_remote_expert_put(struct hm_remote_expert *expert)
 
 /* ---- mixture --------------------------------------------------------------------------------- */
 
+static uint32_t spares_of(int wanted, uint32_t k_best)
+{
+    uint32_t room = k_best < HM_BEAM_MAX ? HM_BEAM_MAX - k_best : 0;
+    if (wanted < 0) return 0;
+    uint32_t spares = wanted ? (uint32_t)wanted : SPARES_STANDARD;
+    return spares < room ? spares : room;
+}
+
 int hm_remote_mixture_open(struct hm_node *node, const struct hm_remote_mixture_options *options,
                            struct hm_remote_mixture **out)
 {
@@ -174,14 +187,16 @@ int hm_remote_mixture_open(struct hm_node *node, const struct hm_remote_mixture_
     if (!mixture) return HM_ERR_NO_MEMORY;
     mixture->node = node;
     mixture->balance = options->balance;
+    uint32_t k_best = options->k_best ? options->k_best : K_BEST_STANDARD;
     struct hm_mixture_conf conf = {
         .dispatch = node->dispatch,
         .name = options->name,
         .dim_count = options->grid_dims,
         .hidden = options->hidden,
-        .k_best = options->k_best ? options->k_best : 4,
+        .k_best = k_best,
         .k_min = options->k_min ? options->k_min : 1,
         .backward_k_min = options->backward_k_min,
+        .spares = spares_of(options->spares, k_best),
         .forward_timeout = hm_node_timeout(options->forward_timeout_ms, CALL_TIMEOUT_STANDARD_MS),
         .backward_timeout = hm_node_timeout(options->backward_timeout_ms, CALL_TIMEOUT_STANDARD_MS),
         .timeout_after_k_min =

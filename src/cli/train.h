@@ -6,7 +6,7 @@
 
 struct train_conf {
     const char *data, *experts, *events, *priority, *codec;
-    uint32_t hidden, layers, k_best, k_min, backward_k_min, batch, failures_max;
+    uint32_t hidden, layers, k_best, k_min, backward_k_min, spares, batch, failures_max;
     uint64_t steps, seed;
     float rate, balance, train_fraction;
     hm_ns timeout, timeout_after_k_min, save_interval;

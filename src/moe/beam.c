@@ -88,6 +88,8 @@ void hm_beam_fini(struct hm_beam_op *op)
     free(op->expert);
     free(op->choice);
     free(op->choice_count);
+    free(op->spare);
+    free(op->spare_count);
     free(op->prefix);
     free(op->extended);
     free(op->prefix_count);
@@ -97,9 +99,18 @@ void hm_beam_fini(struct hm_beam_op *op)
     hm_beam_init(op);
 }
 
-static uint32_t width_of(const struct hm_beam_op *op)
+/* Prefixes that a row keeps when it has `step` coordinates: whole names with the spares, the others
+ * without, so that spares neither widen the search nor change who comes first. */
+static uint32_t kept_at(const struct hm_beam_op *op, unsigned step)
 {
-    return op->width > op->k_best ? op->width : op->k_best;
+    uint32_t wanted = op->k_best + (step == op->grid->dim_count ? op->spares : 0);
+    return op->width > wanted ? op->width : wanted;
+}
+
+/* Prefixes from one row's first to the next's. */
+static uint32_t stride_of(const struct hm_beam_op *op)
+{
+    return kept_at(op, op->grid->dim_count);
 }
 
 static bool better(const struct hm_beam_prefix *a, const struct hm_beam_prefix *b)
@@ -126,11 +137,11 @@ static int compare_keys(const void *left, const void *right)
 /* The distinct prefixes of all rows, sorted -> op->key. */
 static void gather_keys(struct hm_beam_op *op)
 {
-    uint32_t width = width_of(op);
+    uint32_t stride = stride_of(op);
     size_t count = 0, distinct = 0;
     for (uint32_t row = 0; row < op->row_count; row++) {
         for (uint32_t i = 0; i < op->prefix_count[row]; i++)
-            op->key[count++] = op->prefix[(size_t)row * width + i].key;
+            op->key[count++] = op->prefix[(size_t)row * stride + i].key;
     }
     qsort(op->key, count, sizeof *op->key, compare_keys);
     for (size_t i = 0; i < count; i++) {
@@ -165,9 +176,9 @@ static enum hm_status ask(struct hm_beam_op *op)
 static void extend_row(struct hm_beam_op *op, const struct hm_children *children, uint32_t row,
                        uint32_t column)
 {
-    uint32_t width = width_of(op), count = 0;
-    struct hm_beam_prefix *from = op->prefix + (size_t)row * width,
-                          *to = op->extended + (size_t)row * width;
+    uint32_t width = kept_at(op, op->step + 1), count = 0;
+    struct hm_beam_prefix *from = op->prefix + (size_t)row * stride_of(op),
+                          *to = op->extended + (size_t)row * stride_of(op);
     const float *logit = op->logits + (size_t)row * hm_beam_grid_columns(op->grid) + column;
     for (uint32_t i = 0; i < op->prefix_count[row]; i++) {
         const uint64_t *at =
@@ -187,12 +198,13 @@ static void extend_row(struct hm_beam_op *op, const struct hm_children *children
     op->prefix_count[row] = count;
 }
 
-/* The rows' best prefixes, which are experts now -> op->expert and op->choice. */
+/* The rows' best prefixes, which are experts now -> op->expert, op->choice and op->spare. */
 static enum hm_status collect(struct hm_beam_op *op)
 {
-    uint32_t width = width_of(op);
+    uint32_t stride = stride_of(op);
     for (uint32_t row = 0; row < op->row_count; row++) {
-        if (op->prefix_count[row] > op->k_best) op->prefix_count[row] = op->k_best;
+        if (op->prefix_count[row] > op->k_best + op->spares)
+            op->prefix_count[row] = op->k_best + op->spares;
     }
     gather_keys(op);
     if (!hm_grow(&op->expert, &op->expert_capacity, op->key_count, sizeof *op->expert))
@@ -205,16 +217,19 @@ static enum hm_status collect(struct hm_beam_op *op)
         if (status != HM_OK) return status;
     }
     for (uint32_t row = 0; row < op->row_count; row++) {
-        op->choice_count[row] = op->prefix_count[row];
+        uint32_t count = op->prefix_count[row], best = count < op->k_best ? count : op->k_best;
+        op->choice_count[row] = best;
+        op->spare_count[row] = count - best;
         for (uint32_t i = 0; i < op->prefix_count[row]; i++) {
-            const struct hm_beam_prefix *prefix = &op->prefix[(size_t)row * width + i];
+            const struct hm_beam_prefix *prefix = &op->prefix[(size_t)row * stride + i];
             const uint64_t *at =
                 bsearch(&prefix->key, op->key, op->key_count, sizeof *op->key, compare_keys);
             uint32_t expert = (uint32_t)(at - op->key);
             op->expert[expert].server =
                 prefix->server; /* one answer for all rows, so the same for all */
-            op->choice[(size_t)row * op->k_best + i] =
-                (struct hm_beam_choice){.expert = expert, .logit = prefix->score};
+            struct hm_beam_choice *to = i < best ? &op->choice[(size_t)row * op->k_best + i]
+                                                 : &op->spare[(size_t)row * op->spares + i - best];
+            *to = (struct hm_beam_choice){.expert = expert, .logit = prefix->score};
         }
     }
     op->expert_count = op->key_count;
@@ -270,13 +285,17 @@ static bool make_room(struct hm_beam_op *op)
 {
     /* Where two buffers share a capacity, the first one grows by a copy of it, so that a failure
      * between them is harmless. */
-    size_t prefixes = (size_t)op->row_count * width_of(op), rows = op->row_count;
+    size_t prefixes = (size_t)op->row_count * stride_of(op), rows = op->row_count;
     size_t capacity = op->prefix_capacity;
     if (!hm_grow(&op->prefix, &capacity, prefixes, sizeof *op->prefix)) return false;
     if (!hm_grow(&op->extended, &op->prefix_capacity, prefixes, sizeof *op->extended)) return false;
     capacity = op->row_capacity;
     if (!hm_grow(&op->prefix_count, &capacity, rows, sizeof *op->prefix_count)) return false;
+    capacity = op->row_capacity;
+    if (!hm_grow(&op->spare_count, &capacity, rows, sizeof *op->spare_count)) return false;
     if (!hm_grow(&op->choice_count, &op->row_capacity, rows, sizeof *op->choice_count))
+        return false;
+    if (!hm_grow(&op->spare, &op->spare_capacity, rows * op->spares, sizeof *op->spare))
         return false;
     if (!hm_grow(&op->choice, &op->choice_capacity, rows * op->k_best, sizeof *op->choice))
         return false;
@@ -295,6 +314,7 @@ enum hm_status hm_beam_start(struct hm_beam_op *op)
 {
     HM_ASSERT(op->directory && op->grid && op->cb && op->deadline != HM_NS_NEVER);
     HM_ASSERT(op->k_best >= 1 && op->k_best <= HM_BEAM_MAX && op->width <= HM_BEAM_MAX);
+    HM_ASSERT(op->spares <= HM_BEAM_MAX - op->k_best);
     if (op->row_count < 1)
         return hm_fail(HM_ERR_SHAPE, "a choice of experts needs at least one row");
     size_t logits = (size_t)op->row_count * hm_beam_grid_columns(op->grid);
@@ -312,7 +332,7 @@ enum hm_status hm_beam_start(struct hm_beam_op *op)
     op->expert_count = 0;
     for (uint32_t row = 0; row < op->row_count; row++) {
         op->prefix_count[row] = 1;
-        op->prefix[(size_t)row * width_of(op)] = (struct hm_beam_prefix){0};
+        op->prefix[(size_t)row * stride_of(op)] = (struct hm_beam_prefix){0};
     }
     return ask(op);
 }

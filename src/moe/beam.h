@@ -42,7 +42,9 @@ struct hm_beam_op { /* caller's memory; hm_beam_init first */
     const float *logits; /* [row_count, hm_beam_grid_columns]; until cb */
     uint32_t row_count;
     uint32_t k_best; /* 1 to HM_BEAM_MAX */
-    uint32_t width;  /* prefixes a row keeps at a step; 0: k_best */
+    uint32_t
+        spares; /* the next best among the last step's, if any; k_best + spares <= HM_BEAM_MAX */
+    uint32_t width; /* prefixes a row keeps at a step; 0: k_best */
     hm_ns deadline;
     hm_beam_cb cb;
     void *arg;
@@ -51,6 +53,8 @@ struct hm_beam_op { /* caller's memory; hm_beam_init first */
     unsigned expert_count;         /* each (uid) once */
     struct hm_beam_choice *choice; /* [row_count, k_best], best first */
     uint32_t *choice_count;        /* [row_count], 1 to k_best */
+    struct hm_beam_choice *spare;  /* [row_count, spares], best first */
+    uint32_t *spare_count;         /* [row_count]; not 0 only where choice_count is k_best */
     /* beam's */
     unsigned step;
     struct hm_beam_prefix *prefix,
@@ -60,8 +64,8 @@ struct hm_beam_op { /* caller's memory; hm_beam_init first */
     unsigned key_count;
     char *text;
     const char **text_at;
-    size_t prefix_capacity, row_capacity, choice_capacity, key_capacity, text_capacity,
-        expert_capacity;
+    size_t prefix_capacity, row_capacity, choice_capacity, spare_capacity, key_capacity,
+        text_capacity, expert_capacity;
 };
 void hm_beam_init(struct hm_beam_op *op);
 void hm_beam_fini(struct hm_beam_op *op); /* not while it runs */

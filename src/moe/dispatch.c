@@ -204,6 +204,7 @@ static void finish(struct hm_timer *timer)
     if (op->looking)
         return; /* the directory still holds us; its callback comes by the deadline, and ends it */
     hm_timer_stop(dispatch->loop, &op->timer);
+    hm_timer_stop(dispatch->loop, &op->again);
     leave_calls(op);
     enum hm_status status = HM_OK;
     if (op->rows_short > 0 && !op->optional) status = explain(op);
@@ -236,6 +237,23 @@ static void time_out(struct hm_timer *timer)
     end_soon(op);
 }
 
+/* Another expert, or another server, might do it. */
+static bool may_go_elsewhere(const struct hm_dispatch_op *op, enum hm_status status)
+{
+    if (!op->more || op->pass != HM_PASS_FORWARD || op->ending) return false;
+    return status == HM_ERR_BUSY || status == HM_ERR_REFUSED || status == HM_ERR_DRAINING ||
+           status == HM_ERR_EXPERT_GONE || hm_status_scope(status) == HM_SCOPE_PEER;
+}
+
+static void lose_hope(struct hm_dispatch_op *op, const struct hm_dispatch_part *part)
+{
+    for (uint32_t k = 0; k < part->row_count; k++) {
+        uint32_t row = part->row[k];
+        HM_ASSERT(op->hopeful[row] > 0);
+        if (--op->hopeful[row] < op->need[row]) op->hopeless = !op->optional;
+    }
+}
+
 void hm_dispatch_decide(struct hm_dispatch_op *op, struct hm_dispatch_part *part,
                         enum hm_status status)
 {
@@ -243,15 +261,18 @@ void hm_dispatch_decide(struct hm_dispatch_op *op, struct hm_dispatch_part *part
     uint32_t short_before = op->rows_short;
     part->status = status;
     op->parts_open--;
-    for (uint32_t k = 0; k < part->row_count; k++) {
+    for (uint32_t k = 0; status == HM_OK && k < part->row_count; k++) {
         uint32_t row = part->row[k];
-        if (status == HM_OK) {
-            if (++op->answered[row] == op->need[row]) op->rows_short--;
-        } else if (--op->hopeful[row] < op->need[row]) {
-            op->hopeless = !op->optional;
-        }
+        if (++op->answered[row] == op->need[row]) op->rows_short--;
     }
-    if (op->parts_open == 0 || op->hopeless) {
+    if (may_go_elsewhere(op, status)) {
+        part->refused = true;
+        /* In the next turn, with what else is refused in this one. */
+        if (op->refused++ == 0) hm_timer_start(op->dispatch->loop, &op->again, 0);
+    } else if (status != HM_OK) {
+        lose_hope(op, part);
+    }
+    if ((op->parts_open == 0 && op->refused == 0) || op->hopeless) {
         end_soon(op);
     } else if (op->rows_short == 0 && short_before > 0 && !op->ending) {
         hm_ns left = hm_deadline_left(op->dispatch->loop, op->deadline);
@@ -288,16 +309,20 @@ static enum hm_status check(struct hm_dispatch_op *op)
     return HM_OK;
 }
 
+static void part_open(struct hm_dispatch_op *op, struct hm_dispatch_part *part)
+{
+    part->status = HM_INPROGRESS;
+    part->refused = false;
+    part->step = 0;
+    part->retry_after_us = part->load_us = 0;
+    for (uint32_t k = 0; k < part->row_count; k++) op->hopeful[part->row[k]]++;
+}
+
 static void count_rows(struct hm_dispatch_op *op)
 {
     memset(op->answered, 0, op->row_count * sizeof *op->answered);
     memset(op->hopeful, 0, op->row_count * sizeof *op->hopeful);
-    for (unsigned i = 0; i < op->part_count; i++) {
-        op->part[i].status = HM_INPROGRESS;
-        op->part[i].step = 0;
-        op->part[i].retry_after_us = op->part[i].load_us = 0;
-        for (uint32_t k = 0; k < op->part[i].row_count; k++) op->hopeful[op->part[i].row[k]]++;
-    }
+    for (unsigned i = 0; i < op->part_count; i++) part_open(op, &op->part[i]);
     op->rows_short = 0;
     for (uint32_t row = 0; row < op->row_count; row++) {
         op->need[row] = op->hopeful[row] < op->k_min ? op->hopeful[row] : op->k_min;
@@ -305,15 +330,15 @@ static void count_rows(struct hm_dispatch_op *op)
     }
 }
 
-/* Puts every part into a call to its server. */
-static void group(struct hm_dispatch_op *op)
+/* Puts every part from `first` on into a call to its server that has not been tried. */
+static void group(struct hm_dispatch_op *op, unsigned first)
 {
-    for (unsigned i = 0; i < op->part_count; i++) {
+    for (unsigned i = first; i < op->part_count; i++) {
         struct hm_dispatch_part *part = &op->part[i];
         struct hm_server_call *call = NULL;
         HM_LIST_EACH (link, &op->calls) {
             struct hm_server_call *next = HM_CONTAINER_OF(link, struct hm_server_call, link);
-            if (next->part_count < HM_CALL_PARTS_MAX &&
+            if (!next->tried && next->part_count < HM_CALL_PARTS_MAX &&
                 hm_node_id_equal(&next->server, &part->server))
                 call = next;
         }
@@ -327,8 +352,10 @@ static void group(struct hm_dispatch_op *op)
 
 static void send_all(struct hm_dispatch_op *op)
 {
-    HM_LIST_EACH_SAFE (link, &op->calls)
-        hm_server_call_send(HM_CONTAINER_OF(link, struct hm_server_call, link));
+    HM_LIST_EACH_SAFE (link, &op->calls) {
+        struct hm_server_call *call = HM_CONTAINER_OF(link, struct hm_server_call, link);
+        if (!call->tried) hm_server_call_send(call);
+    }
 }
 
 /* Connects calls with peers; `info` (NULL: none) tells where they can be dialled. */
@@ -337,6 +364,7 @@ static void find_peers(struct hm_dispatch_op *op, const struct hm_server_info *i
     HM_LIST_EACH (link, &op->calls) {
         struct hm_server_call *call = HM_CONTAINER_OF(link, struct hm_server_call, link);
         const struct hm_addrs *hints = NULL;
+        if (call->tried) continue;
         for (unsigned i = 0; i < count; i++) {
             if (hm_node_id_equal(&info[i].node, &call->server)) hints = &info[i].addrs;
         }
@@ -356,10 +384,12 @@ static void addresses(void *arg, enum hm_status status, const struct hm_server_i
     struct hm_dispatch_op *op = arg;
     op->looking = false;
     if (status == HM_OK) find_peers(op, info, count);
-    if (op->ending)
+    if (op->ending) {
         hm_timer_start(op->dispatch->loop, &op->turn, 0);
-    else
-        send_all(op);
+        return;
+    }
+    send_all(op);
+    if (op->refused > 0) hm_timer_start(op->dispatch->loop, &op->again, 0);
 }
 
 /* Servers that are not connected -> their addresses.  False: nothing to look up. */
@@ -369,12 +399,47 @@ static bool look_up(struct hm_dispatch_op *op)
     unsigned count = 0;
     HM_LIST_EACH (link, &op->calls) {
         struct hm_server_call *call = HM_CONTAINER_OF(link, struct hm_server_call, link);
-        if (count < SERVERS_MAX && !(call->peer && hm_peer_connected(call->peer)))
+        if (!call->tried && count < SERVERS_MAX && !(call->peer && hm_peer_connected(call->peer)))
             node[count++] = call->server;
     }
     if (count == 0 || !op->dispatch->directory) return false;
     return hm_directory_servers(op->dispatch->directory, node, count, op->deadline, addresses,
                                 op) == HM_OK;
+}
+
+/* Sends what has been grouped, once it is known where to. */
+static void set_out(struct hm_dispatch_op *op)
+{
+    find_peers(op, NULL, 0);
+    op->looking = look_up(op);
+    if (!op->looking) send_all(op);
+}
+
+/* ---- elsewhere ------------------------------------------------------------------------------- */
+
+/* Parts were refused: the user may know who else could take their rows. */
+static void ask_for_more(struct hm_timer *timer)
+{
+    struct hm_dispatch_op *op = timer->arg;
+    unsigned first = op->part_count, added = 0;
+    if (op->looking) return; /* `addresses` comes by the deadline, and asks again */
+    if (!op->ending && hm_deadline_left(op->dispatch->loop, op->deadline) > 0) added = op->more(op);
+    HM_ASSERT(added <= UINT16_MAX - first);
+    op->part_count += added;
+    op->parts_open += added;
+    for (unsigned i = first; i < op->part_count; i++) part_open(op, &op->part[i]);
+    for (unsigned i = 0; i < first; i++) {
+        if (!op->part[i].refused) continue;
+        op->part[i].refused = false;
+        lose_hope(op, &op->part[i]);
+    }
+    op->refused = 0;
+    atomic_fetch_add_explicit(&op->dispatch->parts, added, memory_order_relaxed);
+    if (added > 0) {
+        group(op, first);
+        set_out(op);
+    }
+    if ((op->parts_open == 0 && op->refused == 0) || op->hopeless) end_soon(op);
 }
 
 enum hm_status hm_dispatch_start(struct hm_dispatch *dispatch, struct hm_dispatch_op *op)
@@ -398,15 +463,15 @@ enum hm_status hm_dispatch_start(struct hm_dispatch *dispatch, struct hm_dispatc
     op->looking = op->hopeless = op->waited = op->late = op->ending = false;
     op->timer = (struct hm_timer){.cb = time_out, .arg = op};
     op->turn = (struct hm_timer){.cb = finish, .arg = op};
+    op->again = (struct hm_timer){.cb = ask_for_more, .arg = op};
+    op->refused = 0;
     hm_list_init(&op->calls);
     hm_list_init(&op->link);
     hm_list_push(&dispatch->ops, &op->link);
     count_rows(op);
     atomic_fetch_add_explicit(&dispatch->parts, op->part_count, memory_order_relaxed);
     arm(op, hm_deadline_left(dispatch->loop, op->deadline));
-    group(op);
-    find_peers(op, NULL, 0);
-    op->looking = look_up(op);
-    if (!op->looking) send_all(op);
+    group(op, 0);
+    set_out(op);
     return HM_OK;
 }

@@ -10,6 +10,9 @@
  *   - timeout_after_k_min after every row has k_min answers;
  *   - at once when some row cannot reach k_min any more;
  *   - at its deadline.
+ * A forward part that a server refuses (busy, too late there, draining, gone) or cannot be sent may
+ * go elsewhere in the same operation, if its user knows somebody (op->more); until he has said so its
+ * rows are not without hope.  A backward never does.
  * Failed calls teach the directory at once: PEER scope (and HM_ERR_DRAINING) suspects the server,
  * HM_ERR_EXPERT_GONE the expert there; a server that was silent until the deadline while another
  * answered is suspected too.  Backward calls carry this client's incarnation and a growing
@@ -65,6 +68,7 @@ struct hm_dispatch_part { /* one expert and its rows */
     const float *scale;  /* backward: its dy of row i is scale[i] * dy[row[i]]; NULL: 1 */
     float *answer;       /* [row_count, columns]; good if status is HM_OK; never touched after cb */
     /* results; HM_INPROGRESS until decided */
+    bool refused;          /* its rows may go elsewhere: during op->more */
     enum hm_status status; /* late: HM_ERR_TIMED_OUT */
     uint64_t step;         /* of the expert, after this part */
     /* Of HM_ERR_BUSY and HM_ERR_REFUSED, as the server said (moe/call.h); else, or unknown: 0. */
@@ -82,9 +86,13 @@ struct hm_dispatch_op { /* caller's memory, until cb has run; zero it first */
     struct hm_schema schema;       /* of one row, f32 */
     const float *x, *dy;           /* [row_count, columns]; dy for backward; until cb */
     uint32_t row_count;            /* 1 to HM_CALL_ROWS_MAX */
-    struct hm_dispatch_part *part; /* no (server, uid) twice */
-    unsigned part_count;           /* >= 1 */
-    uint32_t k_min;                /* answers that every row needs; >= 1 */
+    struct hm_dispatch_part *part; /* of a backward, no (server, uid) twice */
+    unsigned part_count;           /* >= 1; grows by what `more` adds */
+    /* Forward: parts have been refused since it was last asked (part[i].refused).  May fill parts from
+     * part[part_count] on for their rows, in memory that was there before the start, and answers how
+     * many; each row gets at most as many as it has lost.  In a turn of its own.  NULL: nobody. */
+    unsigned (*more)(struct hm_dispatch_op *op);
+    uint32_t k_min; /* answers that every row needs; >= 1 */
     bool optional;  /* a row without them is no error: k_min only starts timeout_after_k_min */
     hm_ns deadline; /* not HM_NS_NEVER */
     hm_ns
@@ -97,6 +105,8 @@ struct hm_dispatch_op { /* caller's memory, until cb has run; zero it first */
     struct hm_link calls;   /* its calls to servers */
     struct hm_timer timer;  /* deadline, or k_min's */
     struct hm_timer turn;   /* start's own failures and the end, in a later turn */
+    struct hm_timer again;  /* asks for more */
+    unsigned refused;       /* parts that it will ask for */
     struct hm_buf *scratch; /* the next five */
     uint32_t *answered;     /* [row_count]: answers so far */
     uint32_t *hopeful;      /* [row_count]: answers so far or still possible */

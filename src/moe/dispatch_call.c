@@ -39,7 +39,7 @@ struct hm_server_call *hm_server_call_get(struct hm_dispatch_op *op,
     call->peer = NULL;
     call->slab = NULL;
     call->codec = hm_codec_find(HM_CODEC_NONE);
-    call->on_wire = call->suspected = false;
+    call->tried = call->on_wire = call->suspected = false;
     call->timed = false;
     call->part_count = call->pulls = 0;
     memset(call->taken, 0, sizeof call->taken);
@@ -241,6 +241,7 @@ void hm_server_call_send(struct hm_server_call *call)
     struct hm_dispatch *dispatch = call->dispatch;
     uint8_t header[HM_DISPATCH_HEADER_BYTES];
     size_t header_bytes = 0;
+    call->tried = true;
     call->timed = call->peer && is_timed(call);
     enum hm_status status =
         call->peer ? build(call, header, &header_bytes) : HM_ERR_PEER_UNREACHABLE;

@@ -43,6 +43,7 @@ struct hm_server_call { /* one HM_METHOD_EXPERT_CALL: pooled, outlives its opera
     struct hm_node_id server;
     struct hm_peer *peer;
     struct hm_call call;
+    bool tried;     /* to be sent */
     bool on_wire;   /* end() will come */
     bool suspected; /* the directory was told so: nothing it still answers clears that */
     bool timed;     /* its answers say where the time went */

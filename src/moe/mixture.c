@@ -1,4 +1,4 @@
-/* moe/mixture.c - choose, apply, average; and back.
+/* moe/mixture.c - choose, apply, average; mixture_backward.c is the way back.
  *
  *   IDLE ──forward──► SEARCHING ──► CALLING ──► HOLDS ──backward──► BACKWARD ──► IDLE
  *     └────choose───► SEARCHING ──► IDLE (with the choice)             (any failure: IDLE)
@@ -10,7 +10,7 @@
  *                answered; those that fail are constants.
  * Invariants:    weights of a row's survivors sum to 1; y, dx and dlogits are written on success
  *                only. */
-#include "moe/mixture.h"
+#include "moe/mixture_internal.h"
 
 #include "base/assert.h"
 #include "moe/balance.h"
@@ -40,6 +40,11 @@ enum hm_status hm_mixture_create(const struct hm_mixture_conf *conf, struct hm_m
         return hm_fail(HM_ERR_INVALID,
                        "k_best is %" PRIu32 "; it can be 1 to %d (and so can the beam width)",
                        conf->k_best, HM_BEAM_MAX);
+    if (conf->spares > HM_BEAM_MAX - conf->k_best)
+        return hm_fail(HM_ERR_INVALID,
+                       "%" PRIu32 " spare experts with a k_best of %" PRIu32
+                       "; together they can be %d at most",
+                       conf->spares, conf->k_best, HM_BEAM_MAX);
     if (conf->k_min < 1 || conf->k_min > conf->k_best || conf->backward_k_min > conf->k_best)
         return hm_fail(HM_ERR_INVALID,
                        "k_min is %" PRIu32 " and backward_k_min %" PRIu32
@@ -92,8 +97,14 @@ void hm_mixture_op_fini(struct hm_mixture_op *op)
     hm_beam_fini(&op->beam);
     free(op->part);
     free(op->part_back);
+    free(op->part_expert);
+    free(op->standing);
     free(op->slot_row);
+    free(op->slot_part);
     free(op->slot_of);
+    free(op->row_back);
+    free(op->scale_back);
+    free(op->move);
     free(op->weight);
     free(op->answer);
     free(op->answer_back);
@@ -109,13 +120,13 @@ void hm_mixture_release(struct hm_mixture_op *op)
     op->x = op->logits = NULL;
 }
 
-static void finish(struct hm_mixture_op *op, enum hm_mixture_state state, enum hm_status status)
+void hm_mixture_finish(struct hm_mixture_op *op, enum hm_mixture_state state, enum hm_status status)
 {
     op->state = state;
     op->cb(op, status);
 }
 
-static hm_ns earlier(struct hm_mixture *mixture, hm_ns timeout, hm_ns deadline)
+hm_ns hm_mixture_deadline(struct hm_mixture *mixture, hm_ns timeout, hm_ns deadline)
 {
     hm_ns own = hm_deadline_after(hm_dispatch_loop(mixture->conf.dispatch), timeout);
     return own < deadline ? own : deadline;
@@ -132,7 +143,7 @@ static enum hm_status search(struct hm_mixture_op *op, const float *logits, uint
     op->cb = cb;
     op->logits = logits;
     op->row_count = rows;
-    op->deadline = earlier(mixture, mixture->conf.forward_timeout, deadline);
+    op->deadline = hm_mixture_deadline(mixture, mixture->conf.forward_timeout, deadline);
     op->part_status = HM_OK;
     op->parts = op->parts_failed = 0;
     op->beam.directory = hm_dispatch_directory(mixture->conf.dispatch);
@@ -140,6 +151,7 @@ static enum hm_status search(struct hm_mixture_op *op, const float *logits, uint
     op->beam.logits = logits;
     op->beam.row_count = rows;
     op->beam.k_best = mixture->conf.k_best;
+    op->beam.spares = mixture->conf.spares;
     op->beam.width = mixture->conf.beam_width;
     op->beam.deadline = op->deadline;
     op->beam.cb = chosen;
@@ -162,82 +174,107 @@ enum hm_status hm_mixture_choose(struct hm_mixture_op *op, const struct hm_tenso
 
 /* ---- forward --------------------------------------------------------------------------------- */
 
-/* Sorts the choices by expert: slots, and one part an expert. */
-static bool make_slots(struct hm_mixture_op *op)
+/* Memory of the pass, with that for every spare that may be asked. */
+static bool make_room(struct hm_mixture_op *op)
+{
+    const struct hm_beam_op *beam = &op->beam;
+    uint32_t hidden = op->mixture->conf.hidden;
+    size_t candidates = (size_t)op->row_count * (beam->k_best + beam->spares);
+    size_t slots = 0, spares = 0, capacity = op->part_capacity;
+    for (uint32_t row = 0; row < op->row_count; row++) {
+        slots += hm_mixture_candidates(op, row);
+        spares += beam->spare_count[row];
+    }
+    /* A part for each expert, and for each of them some more while rows look for somebody. */
+    size_t parts = beam->expert_count * (size_t)(1 + beam->spares);
+    if (parts > UINT16_MAX) parts = UINT16_MAX;
+    if (beam->expert_count > parts)
+        parts = beam->expert_count; /* dispatch says that it is too big */
+    op->slots_max = (uint32_t)slots;
+    op->part_max = (unsigned)parts;
+    if (!hm_grow(&op->part_expert, &capacity, parts, sizeof *op->part_expert)) return false;
+    if (!hm_grow(&op->part, &op->part_capacity, parts, sizeof *op->part)) return false;
+    capacity = op->expert_capacity;
+    if (!hm_grow(&op->standing, &capacity, beam->expert_count, sizeof *op->standing)) return false;
+    if (!hm_grow(&op->part_back, &op->expert_capacity, beam->expert_count, sizeof *op->part_back))
+        return false;
+    if (!hm_grow(&op->slot_of, &op->choice_capacity, candidates, sizeof *op->slot_of)) return false;
+    capacity = op->slot_capacity;
+    if (!hm_grow(&op->slot_row, &capacity, slots, sizeof *op->slot_row)) return false;
+    capacity = op->slot_capacity;
+    if (!hm_grow(&op->slot_part, &capacity, slots, sizeof *op->slot_part)) return false;
+    if (!hm_grow(&op->weight, &op->slot_capacity, slots, sizeof *op->weight)) return false;
+    if (!hm_grow(&op->move, &op->move_capacity, spares, sizeof *op->move)) return false;
+    return hm_grow(&op->answer, &op->answer_capacity, slots * hidden, sizeof *op->answer);
+}
+
+/* Sorts the choices by expert: slots, and one part an expert that is chosen. */
+static void make_slots(struct hm_mixture_op *op)
 {
     const struct hm_beam_op *beam = &op->beam;
     uint32_t hidden = op->mixture->conf.hidden, k_best = beam->k_best;
-    size_t choices = (size_t)op->row_count * k_best, slots = 0, capacity = op->part_capacity;
-    for (uint32_t row = 0; row < op->row_count; row++) slots += beam->choice_count[row];
-    if (!hm_grow(&op->part, &capacity, beam->expert_count, sizeof *op->part)) return false;
-    if (!hm_grow(&op->part_back, &op->part_capacity, beam->expert_count, sizeof *op->part_back))
-        return false;
-    if (!hm_grow(&op->slot_of, &op->choice_capacity, choices, sizeof *op->slot_of)) return false;
-    capacity = op->slot_capacity;
-    if (!hm_grow(&op->slot_row, &capacity, slots, sizeof *op->slot_row)) return false;
-    if (!hm_grow(&op->weight, &op->slot_capacity, slots, sizeof *op->weight)) return false;
-    if (!hm_grow(&op->answer, &op->answer_capacity, slots * hidden, sizeof *op->answer))
-        return false;
-
-    memset(op->part, 0, beam->expert_count * sizeof *op->part);
-    for (uint32_t row = 0; row < op->row_count; row++) {
+    size_t candidates = (size_t)op->row_count * (k_best + beam->spares);
+    for (size_t i = 0; i < candidates; i++) op->slot_of[i] = HM_NO_SLOT;
+    /* Rows of each expert, then where its part is: in part_back, which is not needed before backward. */
+    for (unsigned i = 0; i < beam->expert_count; i++) op->part_back[i].row_count = 0;
+    for (uint32_t row = 0; row < op->row_count; row++)
         for (uint32_t k = 0; k < beam->choice_count[row]; k++)
-            op->part[beam->choice[(size_t)row * k_best + k].expert].row_count++;
-    }
-    size_t at = 0;
+            op->part_back[hm_mixture_candidate(op, row, k)->expert].row_count++;
+    op->part_count = op->slot_count = 0;
     for (unsigned i = 0; i < beam->expert_count; i++) {
-        struct hm_dispatch_part *part = &op->part[i];
-        part->uid = beam->expert[i].uid;
-        part->server = beam->expert[i].server;
-        part->row = op->slot_row + at;
-        part->answer = op->answer + at * hidden;
-        at += part->row_count;
-        part->row_count = 0; /* counted again while it is filled */
+        uint32_t rows = op->part_back[i].row_count;
+        if (rows == 0) continue; /* a spare */
+        op->part_back[i].row_count = op->part_count;
+        op->part_expert[op->part_count] = i;
+        op->part[op->part_count++] =
+            (struct hm_dispatch_part){.uid = beam->expert[i].uid,
+                                      .server = beam->expert[i].server,
+                                      .row = op->slot_row + op->slot_count,
+                                      .answer = op->answer + (size_t)op->slot_count * hidden};
+        op->slot_count += rows;
     }
     for (uint32_t row = 0; row < op->row_count; row++) {
         for (uint32_t k = 0; k < beam->choice_count[row]; k++) {
-            struct hm_dispatch_part *part =
-                &op->part[beam->choice[(size_t)row * k_best + k].expert];
+            uint32_t number = op->part_back[hm_mixture_candidate(op, row, k)->expert].row_count;
+            struct hm_dispatch_part *part = &op->part[number];
             uint32_t slot = (uint32_t)(part->row - op->slot_row) + part->row_count++;
             op->slot_row[slot] = row;
-            op->slot_of[(size_t)row * k_best + k] = slot;
+            op->slot_part[slot] = number;
+            *hm_mixture_slot(op, row, k) = slot;
         }
     }
-    op->part_count = beam->expert_count;
-    return true;
-}
-
-static bool answered(const struct hm_mixture_op *op, uint32_t row, uint32_t k)
-{
-    return op->part[op->beam.choice[(size_t)row * op->beam.k_best + k].expert].status == HM_OK;
 }
 
 /* Softmax over a row's survivors of their summed logits. */
 static void weigh_row(struct hm_mixture_op *op, uint32_t row)
 {
-    const struct hm_beam_choice *choice = &op->beam.choice[(size_t)row * op->beam.k_best];
-    const uint32_t *slot = &op->slot_of[(size_t)row * op->beam.k_best];
     float largest = -INFINITY, sum = 0;
-    for (uint32_t k = 0; k < op->beam.choice_count[row]; k++) {
-        if (answered(op, row, k)) largest = fmaxf(largest, choice[k].logit);
+    uint32_t count = hm_mixture_candidates(op, row);
+    for (uint32_t k = 0; k < count; k++)
+        if (hm_mixture_answered(op, row, k) != HM_NO_SLOT)
+            largest = fmaxf(largest, hm_mixture_candidate(op, row, k)->logit);
+    for (uint32_t k = 0; k < count; k++) {
+        uint32_t slot = hm_mixture_answered(op, row, k);
+        if (slot == HM_NO_SLOT) continue;
+        op->weight[slot] = expf(hm_mixture_candidate(op, row, k)->logit - largest);
+        sum += op->weight[slot];
     }
-    for (uint32_t k = 0; k < op->beam.choice_count[row]; k++) {
-        op->weight[slot[k]] = answered(op, row, k) ? expf(choice[k].logit - largest) : 0.f;
-        sum += op->weight[slot[k]];
+    for (uint32_t k = 0; k < count; k++) {
+        uint32_t slot = hm_mixture_answered(op, row, k);
+        if (slot != HM_NO_SLOT) op->weight[slot] /= sum;
     }
-    for (uint32_t k = 0; k < op->beam.choice_count[row]; k++) op->weight[slot[k]] /= sum;
 }
 
 static void average(struct hm_mixture_op *op)
 {
-    uint32_t hidden = op->mixture->conf.hidden, k_best = op->beam.k_best;
+    uint32_t hidden = op->mixture->conf.hidden;
     for (uint32_t row = 0; row < op->row_count; row++) {
         float *y = op->y + (size_t)row * hidden;
         weigh_row(op, row);
         memset(y, 0, hidden * sizeof *y);
-        for (uint32_t k = 0; k < op->beam.choice_count[row]; k++) {
-            if (!answered(op, row, k)) continue;
-            uint32_t slot = op->slot_of[(size_t)row * k_best + k];
+        for (uint32_t k = 0, count = hm_mixture_candidates(op, row); k < count; k++) {
+            uint32_t slot = hm_mixture_answered(op, row, k);
+            if (slot == HM_NO_SLOT) continue;
             const float *from = op->answer + (size_t)slot * hidden;
             float weight = op->weight[slot];
             for (uint32_t i = 0; i < hidden; i++) y[i] += weight * from[i];
@@ -245,8 +282,8 @@ static void average(struct hm_mixture_op *op)
     }
 }
 
-static void count_failures(struct hm_mixture_op *op, const struct hm_dispatch_part *part,
-                           unsigned count)
+void hm_mixture_count_failures(struct hm_mixture_op *op, const struct hm_dispatch_part *part,
+                               unsigned count)
 {
     op->parts = count;
     op->parts_failed = 0;
@@ -260,14 +297,14 @@ static void count_failures(struct hm_mixture_op *op, const struct hm_dispatch_pa
 static void forward_ended(struct hm_dispatch_op *dispatch, enum hm_status status)
 {
     struct hm_mixture_op *op = dispatch->arg;
-    count_failures(op, op->part, op->part_count);
+    hm_mixture_count_failures(op, op->part, op->part_count);
     if (status == HM_OK) average(op);
-    finish(op, status == HM_OK ? HM_MIXTURE_HOLDS : HM_MIXTURE_IDLE, status);
+    hm_mixture_finish(op, status == HM_OK ? HM_MIXTURE_HOLDS : HM_MIXTURE_IDLE, status);
 }
 
-static enum hm_status call_experts(struct hm_mixture_op *op, uint8_t pass,
-                                   struct hm_dispatch_part *part, unsigned part_count,
-                                   uint32_t k_min, hm_dispatch_cb cb)
+enum hm_status hm_mixture_call(struct hm_mixture_op *op, uint8_t pass,
+                               struct hm_dispatch_part *part, unsigned part_count, uint32_t k_min,
+                               hm_dispatch_cb cb)
 {
     const struct hm_mixture_conf *conf = &op->mixture->conf;
     op->dispatch = (struct hm_dispatch_op){
@@ -279,6 +316,7 @@ static enum hm_status call_experts(struct hm_mixture_op *op, uint8_t pass,
         .row_count = op->row_count,
         .part = part,
         .part_count = part_count,
+        .more = pass == HM_PASS_FORWARD && conf->spares > 0 ? hm_mixture_more : NULL,
         .k_min = k_min > 0 ? k_min : 1,
         .optional = k_min == 0,
         .deadline = op->deadline,
@@ -294,7 +332,7 @@ static void chosen(struct hm_beam_op *beam, enum hm_status status)
     struct hm_mixture_op *op = beam->arg;
     const struct hm_mixture_conf *conf = &op->mixture->conf;
     if (status != HM_OK || op->choose_only) {
-        finish(op, HM_MIXTURE_IDLE, status);
+        hm_mixture_finish(op, HM_MIXTURE_IDLE, status);
         return;
     }
     for (uint32_t row = 0; status == HM_OK && row < op->row_count; row++) {
@@ -305,15 +343,16 @@ static void chosen(struct hm_beam_op *beam, enum hm_status status)
                              "; start more servers or lower k_min",
                              row, beam->choice_count[row], conf->name, conf->k_min);
     }
-    if (status == HM_OK && !make_slots(op))
+    if (status == HM_OK && !make_room(op))
         status = hm_fail(HM_ERR_NO_MEMORY, "no memory for the answers of %u experts",
                          beam->expert_count);
     if (status == HM_OK) {
+        make_slots(op);
         op->state = HM_MIXTURE_CALLING;
-        status =
-            call_experts(op, HM_PASS_FORWARD, op->part, op->part_count, conf->k_min, forward_ended);
+        status = hm_mixture_call(op, HM_PASS_FORWARD, op->part, op->part_count, conf->k_min,
+                                 forward_ended);
     }
-    if (status != HM_OK) finish(op, HM_MIXTURE_IDLE, status);
+    if (status != HM_OK) hm_mixture_finish(op, HM_MIXTURE_IDLE, status);
 }
 
 enum hm_status hm_mixture_forward(struct hm_mixture_op *op, const struct hm_tensor *x,
@@ -334,108 +373,6 @@ enum hm_status hm_mixture_forward(struct hm_mixture_op *op, const struct hm_tens
     op->x = hm_f32(x);
     op->y = hm_f32(y);
     return search(op, hm_f32(logits), rows, deadline, cb);
-}
-
-/* ---- backward -------------------------------------------------------------------------------- */
-
-static float dot(const float *a, const float *b, uint32_t count)
-{
-    float sum = 0;
-    for (uint32_t i = 0; i < count; i++) sum += a[i] * b[i];
-    return sum;
-}
-
-/* Through the softmax: with g_e = dy . y_e, dlogit_e = w_e (g_e - sum of w g), added to each of the
- * expert's coordinates. Every forward survivor takes part, also one that failed in backward: its
- * y_e is known. */
-static void gate_gradient(struct hm_mixture_op *op, uint32_t row)
-{
-    const struct hm_beam_grid *grid = &op->mixture->grid;
-    uint32_t hidden = op->mixture->conf.hidden, k_best = op->beam.k_best;
-    const float *dy = op->dy + (size_t)row * hidden;
-    float *dlogit = op->dlogits + (size_t)row * op->mixture->columns;
-    float gradient[HM_BEAM_MAX], mean = 0;
-    memset(dlogit, 0, op->mixture->columns * sizeof *dlogit);
-    for (uint32_t k = 0; k < op->beam.choice_count[row]; k++) {
-        if (!answered(op, row, k)) continue;
-        uint32_t slot = op->slot_of[(size_t)row * k_best + k];
-        gradient[k] = dot(dy, op->answer + (size_t)slot * hidden, hidden);
-        mean += op->weight[slot] * gradient[k];
-    }
-    for (uint32_t k = 0; k < op->beam.choice_count[row]; k++) {
-        if (!answered(op, row, k)) continue;
-        uint32_t slot = op->slot_of[(size_t)row * k_best + k], column = 0;
-        const struct hm_uid *uid =
-            &op->beam.expert[op->beam.choice[(size_t)row * k_best + k].expert].uid;
-        for (unsigned d = 0; d < grid->dim_count; d++) {
-            dlogit[column + uid->coordinate[d]] += op->weight[slot] * (gradient[k] - mean);
-            column += grid->size[d];
-        }
-    }
-}
-
-static void backward_ended(struct hm_dispatch_op *dispatch, enum hm_status status)
-{
-    struct hm_mixture_op *op = dispatch->arg;
-    uint32_t hidden = op->mixture->conf.hidden;
-    count_failures(op, op->part_back, op->back_count);
-    if (status == HM_OK) {
-        memset(op->dx, 0, (size_t)op->row_count * hidden * sizeof *op->dx);
-        for (unsigned i = 0; i < op->back_count; i++) {
-            const struct hm_dispatch_part *part = &op->part_back[i];
-            for (uint32_t k = 0; part->status == HM_OK && k < part->row_count; k++) {
-                float *dx = op->dx + (size_t)part->row[k] * hidden;
-                const float *from = part->answer + (size_t)k * hidden;
-                for (uint32_t c = 0; c < hidden; c++) dx[c] += from[c];
-            }
-        }
-        for (uint32_t row = 0; row < op->row_count; row++) gate_gradient(op, row);
-    }
-    finish(op, HM_MIXTURE_IDLE, status);
-}
-
-enum hm_status hm_mixture_backward(struct hm_mixture_op *op, const struct hm_tensor *dy,
-                                   struct hm_tensor *dx, struct hm_tensor *dlogits, hm_ns deadline,
-                                   hm_mixture_cb cb)
-{
-    HM_ASSERT(op->state == HM_MIXTURE_HOLDS);
-    const struct hm_mixture_conf *conf = &op->mixture->conf;
-    uint32_t hidden = conf->hidden, columns = op->mixture->columns, rows, dx_rows, gate_rows;
-    enum hm_status status = hm_shape_rows("the mixture's output gradient", dy, &hidden, &rows);
-    if (status == HM_OK)
-        status = hm_shape_rows("the mixture's input gradient", dx, &hidden, &dx_rows);
-    if (status == HM_OK)
-        status = hm_shape_rows("the gate's gradient", dlogits, &columns, &gate_rows);
-    if (status == HM_OK && (rows != op->row_count || dx_rows != rows || gate_rows != rows))
-        status = hm_fail(HM_ERR_SHAPE,
-                         "the mixture's gradients have %" PRIu32 ", %" PRIu32 " and %" PRIu32
-                         " rows, its input had %" PRIu32,
-                         rows, dx_rows, gate_rows, op->row_count);
-    if (status != HM_OK) return status;
-    size_t slots = 0;
-    for (unsigned i = 0; i < op->part_count; i++) slots += op->part[i].row_count;
-    if (!hm_grow(&op->answer_back, &op->answer_back_capacity, slots * hidden,
-                 sizeof *op->answer_back))
-        return hm_fail(HM_ERR_NO_MEMORY, "no memory for the gradients of %u experts",
-                       op->part_count);
-    op->back_count = 0;
-    for (unsigned i = 0; i < op->part_count; i++) {
-        if (op->part[i].status != HM_OK) continue;
-        size_t slot = (size_t)(op->part[i].row - op->slot_row);
-        struct hm_dispatch_part *back = &op->part_back[op->back_count++];
-        *back = op->part[i];
-        back->scale = op->weight + slot;
-        back->answer = op->answer_back + slot * hidden;
-    }
-    op->dy = hm_f32(dy);
-    op->dx = hm_f32(dx);
-    op->dlogits = hm_f32(dlogits);
-    op->cb = cb;
-    op->deadline = earlier(op->mixture, conf->backward_timeout, deadline);
-    status = call_experts(op, HM_PASS_BACKWARD, op->part_back, op->back_count, conf->backward_k_min,
-                          backward_ended);
-    if (status == HM_OK) op->state = HM_MIXTURE_BACKWARD;
-    return status;
 }
 
 /* ---- balance --------------------------------------------------------------------------------- */

@@ -2,7 +2,9 @@
  *
  *   logits = gate(x)              the caller's: any function hidden -> sum of the grid's sizes
  *   chosen = k best live experts  of every row (beam.h)
- *   y_e    = expert e's answer    (dispatch.h); those that fail or are late are masked out
+ *   y_e    = expert e's answer    (dispatch.h); rows whose expert refuses (overloaded, draining, gone)
+ *                                 go to their next best in the same pass (mixture_spare.c); experts
+ *                                 that fail or are late are masked out
  *   w      = softmax              over a row's survivors, of their summed logits
  *   y      = sum of w_e * y_e
  *
@@ -29,6 +31,7 @@ struct hm_mixture_conf {
     uint32_t k_best;         /* 1 to HM_BEAM_MAX */
     uint32_t k_min;          /* answers that every row needs in forward; 1 to k_best */
     uint32_t backward_k_min; /* in backward, of those that answered forward; 0: all may fail */
+    uint32_t spares;         /* next best experts of a row, asked where one refuses; 0: none */
     uint32_t beam_width;     /* 0: k_best */
     hm_ns forward_timeout, backward_timeout; /* of a whole pass, search included; 0: 30 s */
     hm_ns timeout_after_k_min;               /* 0: wait for all */
@@ -64,20 +67,27 @@ struct hm_mixture_op { /* caller's memory; a node of the tape */
     struct hm_dispatch_op dispatch;
     /* Slot s is one (row, expert) pair; the slots of an expert lie together, in the order of its
      * rows. */
-    struct hm_dispatch_part *part;      /* [experts]: forward */
-    struct hm_dispatch_part *part_back; /* those that answered forward */
-    unsigned part_count, back_count;
+    struct hm_dispatch_part *part; /* forward: chosen experts, then spare ones as they are asked */
+    struct hm_dispatch_part *part_back; /* the experts that answered forward, each once */
+    uint32_t *part_expert;              /* of op->beam */
+    uint8_t *standing;                  /* [experts of op->beam]: mixture_spare.c */
+    unsigned part_count, part_max, back_count;
     const float *x, *logits, *dy;
     float *y, *dx, *dlogits;
     uint32_t row_count;
     hm_ns deadline;
-    uint32_t *slot_row;          /* [slots] */
-    uint32_t *slot_of;           /* [row_count, k_best]: the slot of a choice */
-    float *weight;               /* [slots] */
-    float *answer, *answer_back; /* [slots, hidden] */
-    float *fraction;             /* [gate columns] */
-    size_t part_capacity, slot_capacity, choice_capacity, answer_capacity, answer_back_capacity,
-        fraction_capacity;
+    uint32_t *slot_row;  /* [slots] */
+    uint32_t *slot_part; /* [slots] */
+    uint32_t *slot_of;   /* [row_count, k_best + spares]: the slot of a choice, then of a spare */
+    uint32_t slot_count, slots_max; /* in use; with those that spares may take */
+    float *weight;                  /* [slots] */
+    float *answer, *answer_back;    /* [slots, hidden] */
+    uint32_t *row_back;             /* [slots], by expert: rows and weights of part_back */
+    float *scale_back;
+    struct hm_mixture_move *move; /* [spare slots]: scratch of the search for somebody else */
+    float *fraction;              /* [gate columns] */
+    size_t part_capacity, expert_capacity, slot_capacity, choice_capacity, answer_capacity,
+        back_capacity, answer_back_capacity, move_capacity, fraction_capacity;
     hm_mixture_cb cb;
 };
 void hm_mixture_op_init(struct hm_mixture *mixture, struct hm_mixture_op *op);

@@ -1,0 +1,111 @@
+/* moe/mixture_spare.c - who takes the rows of an expert that refuses: their next best, in the same
+ * forward.
+ *
+ *   refused parts ──► each of their rows: its best candidate that has not been asked ──► by expert,
+ *                                                                                        new parts
+ *
+ * Whoever has refused, failed or gone in this pass is not asked again; one on a server that has
+ * refused somebody only if there is nobody else, since what is overloaded there is likely the lane
+ * that both share.
+ *
+ * Invariants: a row asks each of its candidates once, so there are at most `spares` further tries a
+ * row, and memory for all of them was there before the pass began. */
+#include "base/assert.h"
+#include "moe/mixture_internal.h"
+
+#include <stdlib.h>
+
+enum standing { OPEN, DOUBTFUL, CLOSED };
+
+/* What the failures so far say about the beam's experts. */
+static void judge(struct hm_mixture_op *op)
+{
+    const struct hm_beam_op *beam = &op->beam;
+    for (unsigned i = 0; i < beam->expert_count; i++) op->standing[i] = OPEN;
+    for (unsigned p = 0; p < op->part_count; p++) {
+        const struct hm_dispatch_part *part = &op->part[p];
+        if (part->status == HM_OK || part->status == HM_INPROGRESS) continue;
+        bool server_gone =
+            hm_status_scope(part->status) == HM_SCOPE_PEER || part->status == HM_ERR_DRAINING;
+        bool server_busy = part->status == HM_ERR_BUSY || part->status == HM_ERR_REFUSED;
+        op->standing[op->part_expert[p]] = CLOSED;
+        for (unsigned i = 0; (server_gone || server_busy) && i < beam->expert_count; i++) {
+            if (!hm_node_id_equal(&beam->expert[i].server, &part->server)) continue;
+            uint8_t standing = server_gone ? CLOSED : DOUBTFUL;
+            if (op->standing[i] < standing) op->standing[i] = standing;
+        }
+    }
+}
+
+/* The row's next candidate -> *k. */
+static bool next_of(const struct hm_mixture_op *op, uint32_t row, uint32_t *k)
+{
+    uint32_t count = hm_mixture_candidates(op, row), doubtful = count;
+    for (uint32_t i = op->beam.choice_count[row]; i < count; i++) {
+        if (*hm_mixture_slot(op, row, i) != HM_NO_SLOT) continue;
+        uint8_t standing = op->standing[hm_mixture_candidate(op, row, i)->expert];
+        if (standing == DOUBTFUL && doubtful == count) doubtful = i;
+        if (standing != OPEN) continue;
+        *k = i;
+        return true;
+    }
+    *k = doubtful;
+    return doubtful < count;
+}
+
+static int compare_moves(const void *left, const void *right)
+{
+    const struct hm_mixture_move *a = left, *b = right;
+    if (a->expert != b->expert) return a->expert < b->expert ? -1 : 1;
+    return a->row < b->row ? -1 : a->row > b->row;
+}
+
+/* Rows of one expert -> a part; their slots lie together. */
+static void add_part(struct hm_mixture_op *op, const struct hm_mixture_move *move, uint32_t count)
+{
+    const struct hm_beam_expert *expert = &op->beam.expert[move[0].expert];
+    unsigned number = op->part_count++;
+    op->part_expert[number] = move[0].expert;
+    op->part[number] = (struct hm_dispatch_part){
+        .uid = expert->uid,
+        .server = expert->server,
+        .row = op->slot_row + op->slot_count,
+        .row_count = count,
+        .answer = op->answer + (size_t)op->slot_count * hm_mixture_conf(op->mixture)->hidden,
+    };
+    HM_ASSERT(count <= op->slots_max - op->slot_count);
+    for (uint32_t i = 0; i < count; i++, op->slot_count++) {
+        op->slot_row[op->slot_count] = move[i].row;
+        op->slot_part[op->slot_count] = number;
+        *hm_mixture_slot(op, move[i].row, move[i].k) = op->slot_count;
+    }
+}
+
+unsigned hm_mixture_more(struct hm_dispatch_op *dispatch)
+{
+    struct hm_mixture_op *op = dispatch->arg;
+    unsigned before = op->part_count;
+    size_t moves = 0;
+    judge(op);
+    for (unsigned p = 0; p < before; p++) {
+        const struct hm_dispatch_part *part = &op->part[p];
+        for (uint32_t i = 0; part->refused && i < part->row_count; i++) {
+            uint32_t row = part->row[i], k;
+            if (!next_of(op, row, &k)) continue;
+            *hm_mixture_slot(op, row, k) = 0; /* taken; which one it is comes below */
+            op->move[moves++] =
+                (struct hm_mixture_move){hm_mixture_candidate(op, row, k)->expert, row, k};
+        }
+    }
+    qsort(op->move, moves, sizeof *op->move, compare_moves);
+    for (size_t at = 0, end; at < moves; at = end) {
+        for (end = at + 1; end < moves && op->move[end].expert == op->move[at].expert;) end++;
+        if (op->part_count < op->part_max) {
+            add_part(op, &op->move[at], (uint32_t)(end - at));
+            continue;
+        }
+        for (size_t i = at; i < end; i++)
+            *hm_mixture_slot(op, op->move[i].row, op->move[i].k) = HM_NO_SLOT;
+    }
+    return op->part_count - before;
+}
