@@ -99,18 +99,12 @@ void hm_beam_fini(struct hm_beam_op *op)
     hm_beam_init(op);
 }
 
-/* Prefixes that a row keeps when it has `step` coordinates: whole names with the spares, the others
- * without, so that spares neither widen the search nor change who comes first. */
-static uint32_t kept_at(const struct hm_beam_op *op, unsigned step)
+/* Spares count at every step: those under the prefixes of the best alone would mostly be the same
+ * server's. */
+static uint32_t width_of(const struct hm_beam_op *op)
 {
-    uint32_t wanted = op->k_best + (step == op->grid->dim_count ? op->spares : 0);
+    uint32_t wanted = op->k_best + op->spares;
     return op->width > wanted ? op->width : wanted;
-}
-
-/* Prefixes from one row's first to the next's. */
-static uint32_t stride_of(const struct hm_beam_op *op)
-{
-    return kept_at(op, op->grid->dim_count);
 }
 
 static bool better(const struct hm_beam_prefix *a, const struct hm_beam_prefix *b)
@@ -137,11 +131,11 @@ static int compare_keys(const void *left, const void *right)
 /* The distinct prefixes of all rows, sorted -> op->key. */
 static void gather_keys(struct hm_beam_op *op)
 {
-    uint32_t stride = stride_of(op);
+    uint32_t width = width_of(op);
     size_t count = 0, distinct = 0;
     for (uint32_t row = 0; row < op->row_count; row++) {
         for (uint32_t i = 0; i < op->prefix_count[row]; i++)
-            op->key[count++] = op->prefix[(size_t)row * stride + i].key;
+            op->key[count++] = op->prefix[(size_t)row * width + i].key;
     }
     qsort(op->key, count, sizeof *op->key, compare_keys);
     for (size_t i = 0; i < count; i++) {
@@ -176,9 +170,9 @@ static enum hm_status ask(struct hm_beam_op *op)
 static void extend_row(struct hm_beam_op *op, const struct hm_children *children, uint32_t row,
                        uint32_t column)
 {
-    uint32_t width = kept_at(op, op->step + 1), count = 0;
-    struct hm_beam_prefix *from = op->prefix + (size_t)row * stride_of(op),
-                          *to = op->extended + (size_t)row * stride_of(op);
+    uint32_t width = width_of(op), count = 0;
+    struct hm_beam_prefix *from = op->prefix + (size_t)row * width,
+                          *to = op->extended + (size_t)row * width;
     const float *logit = op->logits + (size_t)row * hm_beam_grid_columns(op->grid) + column;
     for (uint32_t i = 0; i < op->prefix_count[row]; i++) {
         const uint64_t *at =
@@ -201,7 +195,7 @@ static void extend_row(struct hm_beam_op *op, const struct hm_children *children
 /* The rows' best prefixes, which are experts now -> op->expert, op->choice and op->spare. */
 static enum hm_status collect(struct hm_beam_op *op)
 {
-    uint32_t stride = stride_of(op);
+    uint32_t width = width_of(op);
     for (uint32_t row = 0; row < op->row_count; row++) {
         if (op->prefix_count[row] > op->k_best + op->spares)
             op->prefix_count[row] = op->k_best + op->spares;
@@ -221,7 +215,7 @@ static enum hm_status collect(struct hm_beam_op *op)
         op->choice_count[row] = best;
         op->spare_count[row] = count - best;
         for (uint32_t i = 0; i < op->prefix_count[row]; i++) {
-            const struct hm_beam_prefix *prefix = &op->prefix[(size_t)row * stride + i];
+            const struct hm_beam_prefix *prefix = &op->prefix[(size_t)row * width + i];
             const uint64_t *at =
                 bsearch(&prefix->key, op->key, op->key_count, sizeof *op->key, compare_keys);
             uint32_t expert = (uint32_t)(at - op->key);
@@ -285,7 +279,7 @@ static bool make_room(struct hm_beam_op *op)
 {
     /* Where two buffers share a capacity, the first one grows by a copy of it, so that a failure
      * between them is harmless. */
-    size_t prefixes = (size_t)op->row_count * stride_of(op), rows = op->row_count;
+    size_t prefixes = (size_t)op->row_count * width_of(op), rows = op->row_count;
     size_t capacity = op->prefix_capacity;
     if (!hm_grow(&op->prefix, &capacity, prefixes, sizeof *op->prefix)) return false;
     if (!hm_grow(&op->extended, &op->prefix_capacity, prefixes, sizeof *op->extended)) return false;
@@ -332,7 +326,7 @@ enum hm_status hm_beam_start(struct hm_beam_op *op)
     op->expert_count = 0;
     for (uint32_t row = 0; row < op->row_count; row++) {
         op->prefix_count[row] = 1;
-        op->prefix[(size_t)row * stride_of(op)] = (struct hm_beam_prefix){0};
+        op->prefix[(size_t)row * width_of(op)] = (struct hm_beam_prefix){0};
     }
     return ask(op);
 }

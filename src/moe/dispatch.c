@@ -241,8 +241,9 @@ static void time_out(struct hm_timer *timer)
 static bool may_go_elsewhere(const struct hm_dispatch_op *op, enum hm_status status)
 {
     if (!op->more || op->pass != HM_PASS_FORWARD || op->ending) return false;
-    return status == HM_ERR_BUSY || status == HM_ERR_REFUSED || status == HM_ERR_DRAINING ||
-           status == HM_ERR_EXPERT_GONE || hm_status_scope(status) == HM_SCOPE_PEER;
+    return status == HM_ERR_BUSY || status == HM_ERR_REFUSED || status == HM_ERR_TOO_BIG ||
+           status == HM_ERR_DRAINING || status == HM_ERR_EXPERT_GONE ||
+           hm_status_scope(status) == HM_SCOPE_PEER;
 }
 
 static void lose_hope(struct hm_dispatch_op *op, const struct hm_dispatch_part *part)

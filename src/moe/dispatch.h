@@ -10,7 +10,7 @@
  *   - timeout_after_k_min after every row has k_min answers;
  *   - at once when some row cannot reach k_min any more;
  *   - at its deadline.
- * A forward part that a server refuses (busy, too late there, draining, gone) or cannot be sent may
+ * A forward part that a server refuses (busy, too late or too big there, draining, gone) or cannot be sent may
  * go elsewhere in the same operation, if its user knows somebody (op->more); until he has said so its
  * rows are not without hope.  A backward never does.
  * Failed calls teach the directory at once: PEER scope (and HM_ERR_DRAINING) suspects the server,

@@ -32,7 +32,7 @@ struct hm_mixture_conf {
     uint32_t k_min;          /* answers that every row needs in forward; 1 to k_best */
     uint32_t backward_k_min; /* in backward, of those that answered forward; 0: all may fail */
     uint32_t spares;         /* next best experts of a row, asked where one refuses; 0: none */
-    uint32_t beam_width;     /* 0: k_best */
+    uint32_t beam_width;     /* 0: k_best + spares */
     hm_ns forward_timeout, backward_timeout; /* of a whole pass, search included; 0: 30 s */
     hm_ns timeout_after_k_min;               /* 0: wait for all */
     const struct hm_codec *codec;            /* NULL: none */

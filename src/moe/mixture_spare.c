@@ -27,7 +27,8 @@ static void judge(struct hm_mixture_op *op)
         if (part->status == HM_OK || part->status == HM_INPROGRESS) continue;
         bool server_gone =
             hm_status_scope(part->status) == HM_SCOPE_PEER || part->status == HM_ERR_DRAINING;
-        bool server_busy = part->status == HM_ERR_BUSY || part->status == HM_ERR_REFUSED;
+        bool server_busy = part->status == HM_ERR_BUSY || part->status == HM_ERR_REFUSED ||
+                           part->status == HM_ERR_TOO_BIG;
         op->standing[op->part_expert[p]] = CLOSED;
         for (unsigned i = 0; (server_gone || server_busy) && i < beam->expert_count; i++) {
             if (!hm_node_id_equal(&beam->expert[i].server, &part->server)) continue;

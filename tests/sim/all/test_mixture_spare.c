@@ -135,9 +135,10 @@ static void a_busy_servers_other_experts_are_asked_where_there_is_nobody_else(vo
 static void where_everybody_refuses_the_pass_ends_at_once_after_a_bounded_search(void **state)
 {
     (void)state;
-    static const enum hm_status statuses[] = {HM_ERR_BUSY, HM_ERR_DRAINING, HM_ERR_REFUSED};
-    for (unsigned i = 0; i < 3; i++) {
-        open_swarm(24 + i, 1, 3);
+    static const enum hm_status statuses[] = {HM_ERR_BUSY, HM_ERR_DRAINING, HM_ERR_REFUSED,
+                                              HM_ERR_TOO_BIG};
+    for (unsigned i = 0; i < 4; i++) {
+        open_swarm(31 + i, 1, 3);
         for (unsigned s = 0; s < 3; s++) swarm.server[s].refuses = statuses[i];
         pass.y[0] = 77;
         assert_status(moe_forward(&pass), statuses[i]);
@@ -182,6 +183,7 @@ static void other_failures_are_masked_as_without_spares(void **state)
     }
 }
 
+/* The beam of both is as wide as the grid: a wider one could find better experts. */
 static void where_nobody_refuses_spares_change_nothing(void **state)
 {
     (void)state;
