@@ -53,13 +53,18 @@ static unsigned views_make(struct hm_lane *lane)
     return count;
 }
 
+/* That the pool's next batch may have. */
+static uint32_t rows_next(const struct hm_pool *pool)
+{
+    return pool->rows_queued < pool->conf.batch_rows_max ? pool->rows_queued
+                                                         : pool->conf.batch_rows_max;
+}
+
 /* The line's tasks, then those of the pool's other lines into what room is left. */
 static void form(struct hm_batch *batch, struct line *line, hm_ns now)
 {
     struct hm_pool *pool = line->pool;
-    uint32_t most = pool->rows_queued < pool->conf.batch_rows_max ? pool->rows_queued
-                                                                  : pool->conf.batch_rows_max;
-    hm_ns service = cost_batch(&pool->cost, most);
+    hm_ns service = cost_batch(&pool->cost, rows_next(pool));
     if (service > 0)
         service += cost_deviation(&pool->cost) + lane_running_left(pool->conf.lane, now);
     batch->pool = pool;
@@ -68,6 +73,24 @@ static void form(struct hm_batch *batch, struct line *line, hm_ns now)
     line_fill(line, batch, now, service);
     for (unsigned i = pool->conf.priority; i < HM_PRIORITIES; i++)
         if (&pool->line[i] != line) line_fill(&pool->line[i], batch, now, service);
+}
+
+bool lane_takes_more(const struct hm_lane *lane)
+{
+    if (lane->running_count == 0) return true;
+    if (lane->running_count >= lane->batches_max) return false;
+    return lane->ahead_max == 0 || lane->expected < lane->ahead_max;
+}
+
+/* Whether the line's batch may be handed over behind those that run. */
+static bool may_follow(const struct hm_lane *lane, const struct line *line, bool full)
+{
+    if (lane->ahead_max == 0) return full;
+    const struct hm_pool *pool = line->pool;
+    HM_LIST_EACH (link, &lane->running)
+        if (HM_CONTAINER_OF(link, struct hm_batch, link)->pool == pool) return false;
+    hm_ns takes = cost_at_most(&pool->run, rows_next(pool));
+    return takes > 0 && takes <= lane->ahead_max - lane->expected;
 }
 
 static struct hm_buf *output_get(struct hm_lane *lane, size_t bytes)
@@ -94,6 +117,13 @@ static bool all_brief(const struct hm_lane *lane)
     return true;
 }
 
+/* For what follows it; a brief one is back at once, and nothing is known to follow it. */
+static hm_ns expect(const struct hm_lane *lane, const struct hm_batch *batch)
+{
+    hm_ns takes = batch->brief ? 0 : cost_at_most(&batch->pool->run, batch->row_count);
+    return takes > 0 && takes < lane->ahead_max ? takes : lane->ahead_max;
+}
+
 static void launch(struct hm_lane *lane, struct hm_batch *batch, hm_ns now)
 {
     struct hm_sched *sched = lane->sched;
@@ -106,6 +136,9 @@ static void launch(struct hm_lane *lane, struct hm_batch *batch, hm_ns now)
     hm_list_remove(&batch->link);
     hm_list_push(&lane->running, &batch->link);
     lane->running_count++;
+    batch->expected = expect(lane, batch);
+    lane->expected += batch->expected;
+    if (lane->running_count > 1) sched->metric[SCHED_FOLLOWED].value++;
     lane->ops->launch(lane, batch);
 }
 
@@ -118,9 +151,7 @@ static bool start(struct hm_lane *lane, struct line *line, hm_ns now)
     struct hm_batch *batch = HM_CONTAINER_OF(lane->idle.next, struct hm_batch, link);
     bool reserved = conf->out_row_bytes == 0 || lane->reserve->refs == 1;
     /* Rows that are taken must have a place to go to: without the reserve, find it first. */
-    uint32_t most = line->pool->rows_queued < conf->batch_rows_max ? line->pool->rows_queued
-                                                                   : conf->batch_rows_max;
-    batch->out = reserved ? NULL : output_get(lane, most * conf->out_row_bytes);
+    batch->out = reserved ? NULL : output_get(lane, rows_next(line->pool) * conf->out_row_bytes);
     if (!reserved && !batch->out) {
         sched->metric[SCHED_STARVED].value++;
         hm_timer_start(sched->loop, &lane->timer, starved_retry);
@@ -147,7 +178,7 @@ void lane_look(struct hm_lane *lane)
 {
     struct hm_sched *sched = lane->sched;
     hm_ns now = hm_loop_now(sched->loop);
-    while (lane->running_count < lane->batches_max) {
+    while (lane_takes_more(lane)) {
         unsigned count = views_make(lane);
         if (count == 0) return;
         hm_ns again = HM_NS_NEVER;
@@ -159,8 +190,7 @@ void lane_look(struct hm_lane *lane)
         }
         HM_ASSERT((unsigned)picked < count);
         struct line *line = sched->viewed[picked];
-        /* Behind a running batch only a full one: rows for the others may still come. */
-        if (lane->running_count > 0 && !sched->view[picked].full) return;
+        if (lane->running_count > 0 && !may_follow(lane, line, sched->view[picked].full)) return;
         if (!start(lane, line, now)) return;
     }
 }
@@ -191,8 +221,8 @@ void hm_batch_run(struct hm_batch *batch)
 static void measure_run(struct hm_lane *lane, struct hm_batch *batch)
 {
     hm_ns took = batch->done - batch->begun, most = BRIEF_SAMPLE_MAX * lane->brief_max;
-    if (lane->brief_max > 0)
-        cost_add(&batch->pool->run, batch->row_count, took < most ? took : most);
+    if (most < 2 * lane->ahead_max) most = 2 * lane->ahead_max;
+    if (most > 0) cost_add(&batch->pool->run, batch->row_count, took < most ? took : most);
 }
 
 static void measure(struct hm_lane *lane, struct hm_batch *batch)
@@ -200,6 +230,8 @@ static void measure(struct hm_lane *lane, struct hm_batch *batch)
     struct hm_sched *sched = lane->sched;
     hm_ns now = hm_loop_now(sched->loop);
     hm_ns service = now - (batch->started > lane->freed ? batch->started : lane->freed);
+    /* Batches that ran back to back can be told of in one turn. */
+    if (service < batch->done - batch->begun) service = batch->done - batch->begun;
     lane->freed = now;
     sched->metric[SCHED_BATCHES].value++;
     sched->metric[SCHED_ROWS].value += batch->row_count;
@@ -232,6 +264,7 @@ void hm_lane_batch_done(struct hm_batch *batch)
     HM_ASSERT(lane->running.next == &batch->link); /* lanes keep the order */
     hm_list_remove(&batch->link);
     lane->running_count--;
+    lane->expected -= batch->expected;
     measure(lane, batch);
     give_back(batch);
     lane_look(lane);

@@ -98,10 +98,14 @@ static void check_batch(const struct hm_lane *lane, const struct hm_batch *batch
 static void check_lane(const struct hm_lane *lane)
 {
     unsigned running = 0, idle = 0;
+    hm_ns expected = 0;
     HM_LIST_EACH (link, &lane->running) {
-        check_batch(lane, HM_CONTAINER_OF(link, struct hm_batch, link));
+        const struct hm_batch *batch = HM_CONTAINER_OF(link, struct hm_batch, link);
+        check_batch(lane, batch);
+        expected += batch->expected;
         running++;
     }
+    HM_ASSERT(expected == lane->expected);
     HM_LIST_EACH (link, &lane->idle) idle++;
     HM_ASSERT(running == lane->running_count && running <= lane->batches_max);
     HM_ASSERT(lane->batches_max >= 1 && lane->batches_max <= HM_LANE_BATCHES_MAX);

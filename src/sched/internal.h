@@ -82,6 +82,7 @@ enum sched_metric {
     SCHED_ROWS,
     SCHED_BATCHES,
     SCHED_BRIEF,
+    SCHED_FOLLOWED,
     SCHED_BUSY,
     SCHED_REFUSED,
     SCHED_SHED,
@@ -167,6 +168,8 @@ void lane_kick(struct hm_lane *lane); /* rows have come: look at the queues in t
 HM_MUST_CHECK enum hm_status lane_reserve(struct hm_lane *lane, const struct hm_pool_conf *conf);
 
 /* batch.c */
+/* Whether there may be one more batch at the lane. */
+bool lane_takes_more(const struct hm_lane *lane);
 void lane_look(
     struct hm_lane *lane); /* launches what the policy picks, while the lane takes batches */
 
@@ -176,7 +179,7 @@ bool sched_refuses(const struct hm_task *task);
  * turn in time. */
 void margin_broken(const struct line *line);
 void margin_kept(const struct line *line);
-void margin_idle(struct hm_lane *lane); /* nothing is queued at it */
+void margin_idle(struct hm_lane *lane);                         /* nothing is queued at it */
 hm_ns lane_running_left(const struct hm_lane *lane, hm_ns now); /* of the batches at the lane */
 
 #endif

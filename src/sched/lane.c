@@ -56,7 +56,7 @@ enum hm_status lane_reserve(struct hm_lane *lane, const struct hm_pool_conf *con
 void lane_kick(struct hm_lane *lane)
 {
     struct hm_loop *loop = lane->sched->loop;
-    if (lane->running_count >= lane->batches_max) return; /* the batch that comes back looks */
+    if (!lane_takes_more(lane)) return; /* the batch that comes back looks */
     if (hm_timer_active(&lane->timer) && lane->timer.due <= hm_loop_now(loop)) return;
     hm_timer_start(loop, &lane->timer, 0);
 }

@@ -20,6 +20,8 @@ static void metrics_add(struct hm_sched *sched, struct hm_metrics *metrics)
         [SCHED_BATCHES] = {.name = "sched.batches", .help = "batches run"},
         [SCHED_BRIEF] = {.name = "sched.brief",
                          .help = "of these, by the loop's own thread: too short to hand over"},
+        [SCHED_FOLLOWED] = {.name = "sched.followed",
+                            .help = "of these, handed to the lane behind one that ran"},
         [SCHED_BUSY] = {.name = "sched.busy", .help = "tasks not accepted: a queue was full"},
         [SCHED_REFUSED] = {.name = "sched.refused", .help = "tasks not accepted: too late"},
         [SCHED_SHED] = {.name = "sched.shed",

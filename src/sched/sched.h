@@ -145,6 +145,7 @@ struct hm_batch {
     enum hm_status status;
     hm_ns started;     /* given to the lane */
     hm_ns begun, done; /* run by the lane, on hm_loop_clock */
+    hm_ns expected;    /* of the lane's ahead_max, while it runs */
     struct hm_lane *lane;
     struct hm_post post;
     struct hm_link link;
@@ -259,10 +260,16 @@ struct hm_lane_ops {
     void (*launch)(struct hm_lane *lane, struct hm_batch *batch);
     void (*destroy)(struct hm_lane *lane); /* the lane is idle */
 };
-/* With one batch at a time rows gather until the lane is free.  A lane that overlaps copies with
- * computing takes two: the second only if it is full, so that it loses nothing by being formed
- * early. */
-enum { HM_LANE_BATCHES_MAX = 2 };
+/* With one batch at a time rows gather until the lane is free.  Behind a batch that runs the next
+ * one is handed over
+ *   - where ahead_max is 0, if it is full, so that it loses nothing by being formed early: for lanes
+ *     that overlap copies with computing;
+ *   - else if it is of another pool and those at the lane take, by themselves and with it, no
+ *     longer than ahead_max: small batches of several pools run back to back, without a way to the
+ *     loop and back between them.  A pool's own rows gather until its batch is back.
+ * It is the policy's choice in either case; if that may not follow nobody does, so that the lane
+ * becomes free for it. */
+enum { HM_LANE_BATCHES_MAX = 8 };
 /* What tasks of a class find put ahead of them after they were let in, as a part of their time. */
 struct hm_lane_margin {
     double part;
@@ -274,9 +281,11 @@ struct hm_lane { /* embedded in an implementation's own struct */
     struct hm_sched *sched;
     unsigned batches_max; /* at the lane at once: 1 by init, at most HM_LANE_BATCHES_MAX */
     hm_ns brief_max;      /* what the loop's thread may spend on its batches; 0 by init: nothing */
+    hm_ns ahead_max;      /* what several batches at the lane may take together; 0 by init */
     /* the scheduler's */
     struct hm_link running; /* batches at the lane, oldest first */
     unsigned running_count;
+    hm_ns expected;      /* that the running ones take by themselves */
     struct hm_link idle; /* batches not in use: one more than can run, while another's tasks end */
     struct hm_batch batch[HM_LANE_BATCHES_MAX + 1];
     struct hm_link ready;  /* pools with queued rows */

@@ -11,7 +11,7 @@
 enum { DEDUPE_CLIENTS_MAX = 1024, IO_JOBS_MAX = 4, SNAPSHOTS_MAX = 4 };
 /* A batch that is handed to a thread that sleeps, and back, takes 50 us where a wake-up takes 25; and the
  * loop gives its timers and posts ten times this before it looks at descriptors. */
-static const hm_ns brief_max = 50 * HM_US;
+static const hm_ns brief_max = 50 * HM_US, ahead_max = 200 * HM_US;
 
 static bool uid_equal(const struct hm_map_node *node, const void *key)
 {
@@ -194,6 +194,8 @@ static enum hm_status lane_start(struct hm_expert_server *server, unsigned index
         return status;
     }
     if (server->cpu->ops->is_alone) lane->lane->brief_max = brief_max;
+    lane->lane->batches_max = HM_LANE_BATCHES_MAX;
+    lane->lane->ahead_max = ahead_max;
     server->lane_count = index + 1; /* from here on destroy takes it back */
     struct hm_pool_conf conf = {.name = "snapshot",
                                 .lane = lane->lane,

@@ -47,6 +47,9 @@ static void on_timer(struct hm_timer *timer)
     lane->job_count--;
     if (lane->job_count > 0) job_serve(lane);
     if (!lane->conf.run_at_launch) job_run(lane, &job);
+    job.batch->done =
+        hm_loop_clock(hm_sched_loop(lane->lane.sched)); /* as if it had run all the while */
+    job.batch->begun = job.batch->done - job.takes;
     hm_lane_batch_done(job.batch);
 }
 
@@ -95,6 +98,7 @@ enum hm_status hm_sim_lane_create(struct hm_sched *sched, const char *device,
     lane->timer.arg = lane;
     hm_lane_init(&lane->lane, &sim_ops, sched, device);
     if (conf->batches_max > 0) lane->lane.batches_max = conf->batches_max;
+    lane->lane.ahead_max = conf->ahead_max;
     *created = &lane->lane;
     return HM_OK;
 }

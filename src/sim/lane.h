@@ -16,6 +16,7 @@ struct hm_sim_lane_conf {
     enum hm_status failure;    /* HM_OK: HM_ERR_DEVICE */
     bool run_at_launch;   /* the function runs when the batch is launched, else when it is back */
     unsigned batches_max; /* at the lane at once; 0: 1 */
+    hm_ns ahead_max;      /* hm_lane.ahead_max */
 };
 
 /* The scheduler must run on a world's loop.  Ends with hm_lane_destroy. */
@@ -23,7 +24,7 @@ HM_MUST_CHECK enum hm_status hm_sim_lane_create(struct hm_sched *sched, const ch
                                                 const struct hm_sim_lane_conf *conf,
                                                 struct hm_lane **lane);
 /* A device that gets slow, fails or heals: from the next launch on.  Its seed,
- * batches_max and run_at_launch stay as they are. */
+ * batches_max, ahead_max and run_at_launch stay as they are. */
 void hm_sim_lane_change(struct hm_lane *lane, const struct hm_sim_lane_conf *conf);
 
 #endif

@@ -287,7 +287,9 @@ static double run_seed(uint64_t seed)
                                     .row_ns = 1 + hm_rng_below(&rng, 100 * HM_US),
                                     .jitter_percent = (uint32_t)hm_rng_below(&rng, 50),
                                     .run_at_launch = true,
-                                    .batches_max = 1 + (unsigned)hm_rng_below(&rng, 2)};
+                                    .batches_max =
+                                        1 + (unsigned)hm_rng_below(&rng, HM_LANE_BATCHES_MAX),
+                                    .ahead_max = hm_rng_below(&rng, 2) * 10 * HM_MS};
     struct hm_lane *lane = stage_lane(&stage, &conf);
     unsigned pools = 1 + (unsigned)hm_rng_below(&rng, HM_COUNT_OF(bench));
     uint32_t most = 0;

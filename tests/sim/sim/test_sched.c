@@ -141,6 +141,7 @@ static void lanes_and_benches(void)
             .fail_per_million = below(3) ? 0 : 50000,
             .run_at_launch = below(2),
             .batches_max = 1 + (unsigned)below(HM_LANE_BATCHES_MAX),
+            .ahead_max = below(2) * below(2 * HM_MS),
         };
         lane[i] = stage_lane(&load.stage, &conf);
         fails[i] = conf.fail_per_million > 0;
