@@ -8,10 +8,12 @@
  * What comes between now and the task's turn can have its turn first: other clients' rows, other
  * pools', more urgent ones.  To count all that could come would refuse most of what is feasible; to
  * make a newcomer wait behind all that has been let in would give a flooding client the queue.  So
- * it is learned how much does come: a lane keeps for each class a margin, the part of a task's time
- * that its prediction may not use.  A task that is given up in the queue raises it by a step, one
- * that has its turn in time lowers it by a four-hundredth of one: of what is let in, about that part
- * is given up.  A lane with nothing left to run halves it: nothing was ahead. */
+ * the time that it is predicted to wait in the queue is stretched, as if a part of what it waits for
+ * were still to come: one part where others wait at the lane too, since they are likely to send
+ * more, and a margin that is learned, for each lane and class.  A task that is given up in the queue
+ * raises the margin by a step, one that has its turn in time lowers it by a 1600th of one: of what is
+ * let in, about that part is given up.  A lane with nothing left to run halves it: nothing was
+ * ahead. */
 #include "sched/internal.h"
 
 hm_ns lane_running_left(const struct hm_lane *lane, hm_ns now)
@@ -54,13 +56,14 @@ static uint64_t rows_until(const struct hm_task *task, const struct line *line)
     return rows;
 }
 
-static hm_ns wait_ahead(const struct hm_task *task, uint64_t rows, hm_ns now)
+/* For what is queued at the other pools and has its turn before it. */
+static hm_ns wait_queued(const struct hm_task *task, uint64_t rows)
 {
     const struct hm_pool *pool = task->pool;
     const struct hm_lane *lane = pool->conf.lane;
     const struct line *line = pool_line(task);
     uint64_t turns = batches_of(rows, pool->conf.batch_rows_max);
-    hm_ns wait = lane_running_left(lane, now);
+    hm_ns wait = 0;
     HM_LIST_EACH (link, &lane->ready) {
         const struct hm_pool *other = HM_CONTAINER_OF(link, struct hm_pool, ready);
         if (other != pool) wait += other_pool(other, line->priority, turns);
@@ -68,8 +71,8 @@ static hm_ns wait_ahead(const struct hm_task *task, uint64_t rows, hm_ns now)
     return wait;
 }
 
-enum { KEPT_TO_BROKEN = 400 };
-static const double margin_step = 0.1, margin_max = 0.5;
+enum { KEPT_TO_BROKEN = 1600 };
+static const double others_part = 0.4, margin_step = 0.1, margin_max = 0.25;
 
 void margin_broken(const struct line *line)
 {
@@ -93,13 +96,32 @@ void margin_idle(struct hm_lane *lane)
     for (unsigned i = 0; i < HM_PRIORITIES; i++) lane->margin[i].part /= 2;
 }
 
+/* Whether all that is queued at the lane is its client's, in its pool: nobody takes turns with it. */
+static bool is_alone(const struct hm_task *task)
+{
+    const struct hm_pool *pool = task->pool;
+    const struct hm_flow *own = flow_find(pool_line(task), task->client);
+    if (pool->tasks_queued != (own ? own->task_count : 0)) return false;
+    HM_LIST_EACH (link, &pool->conf.lane->ready)
+        if (HM_CONTAINER_OF(link, struct hm_pool, ready) != pool) return false;
+    return true;
+}
+
+/* What it waits in the queue if nothing comes -> what it is expected to. */
+static double stretch(const struct hm_task *task, hm_ns waits)
+{
+    const struct hm_lane *lane = task->pool->conf.lane;
+    double part = lane->margin[pool_line(task)->priority].part;
+    return (double)waits / (1 - part - (is_alone(task) ? 0 : others_part));
+}
+
 hm_ns hm_sched_predict(const struct hm_task *task)
 {
     const struct hm_pool *pool = task->pool;
     if (!cost_trained(&pool->cost)) return 0;
     uint64_t rows = rows_until(task, pool_line(task));
-    return wait_ahead(task, rows, hm_loop_now(pool->sched->loop)) +
-           cost_rows(&pool->cost, rows, pool->conf.batch_rows_max);
+    return lane_running_left(pool->conf.lane, hm_loop_now(pool->sched->loop)) +
+           wait_queued(task, rows) + cost_rows(&pool->cost, rows, pool->conf.batch_rows_max);
 }
 
 hm_ns hm_sched_load(const struct hm_pool *pool)
@@ -119,10 +141,14 @@ bool sched_refuses(const struct hm_task *task)
     hm_ns now = hm_loop_now(pool->sched->loop);
     if (task->deadline <= now) return true;
     if (task->deadline == HM_NS_NEVER) return false;
-    const struct line *line = pool_line(task);
-    uint64_t rows = rows_until(task, line);
-    hm_ns takes = wait_ahead(task, rows, now);
-    if (pool->tasks_held > 0) takes += cost_rows(&pool->cost, rows, pool->conf.batch_rows_max);
-    double usable = 1 - pool->conf.lane->margin[line->priority].part;
-    return (double)takes > usable * (double)(task->deadline - now);
+    uint64_t rows = rows_until(task, pool_line(task));
+    hm_ns sure = lane_running_left(pool->conf.lane, now), waits = wait_queued(task, rows);
+    if (pool->tasks_held > 0) {
+        uint32_t rows_max = pool->conf.batch_rows_max;
+        hm_ns all = cost_rows(&pool->cost, rows, rows_max);
+        hm_ns own = cost_batch(&pool->cost, rows < rows_max ? (uint32_t)rows : rows_max);
+        sure += own;
+        waits += all > own ? all - own : 0;
+    }
+    return (double)sure + stretch(task, waits) > (double)(task->deadline - now);
 }

@@ -270,7 +270,8 @@ struct hm_lane_ops {
  * It is the policy's choice in either case; if that may not follow nobody does, so that the lane
  * becomes free for it. */
 enum { HM_LANE_BATCHES_MAX = 8 };
-/* What tasks of a class find put ahead of them after they were let in, as a part of their time. */
+/* What tasks of a class find put ahead of them after they were let in, as a part of what they wait in
+ * the queue; beyond what is presumed (sched/predict.c). */
 struct hm_lane_margin {
     double part;
     uint64_t turn; /* the lane's, when it last grew */

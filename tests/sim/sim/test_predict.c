@@ -114,6 +114,22 @@ static void what_would_be_late_is_refused_at_once(void **state)
     stage_close(&stage);
 }
 
+/* Who is alone at the lane waits for what is queued; with others there, more is likely to come. */
+static void where_others_wait_too_what_is_queued_counts_for_more(void **state)
+{
+    (void)state;
+    begin();
+    train(&bench[0], 40);
+    for (unsigned i = 0; i < 10; i++) assert_ok(submit(&bench[0], 20, HM_NS_NEVER));
+    job[next].client = 1; /* its turn comes after one of the other's batches: 4 ms and its own 4 */
+    assert_status(submit(&bench[0], 20, 7 * HM_MS), HM_ERR_REFUSED);
+    assert_status(submit(&bench[0], 20, 9 * HM_MS), HM_ERR_REFUSED);
+    assert_ok(submit(&bench[0], 20, 40 * HM_MS));
+    stage_run_for(&stage, HM_S);
+    for (unsigned i = 0; i < next; i++) assert_status(job[i].status, HM_OK);
+    stage_close(&stage);
+}
+
 /* The lane turns slow after they were let in: what cannot be done any more is not begun, and what
  * can still be done is not kept waiting by it. */
 static void what_has_become_late_is_refused_when_its_turn_comes_and_does_not_run(void **state)
@@ -195,6 +211,7 @@ int main(void)
         cmocka_unit_test(a_prediction_is_the_rows_ahead_at_their_measured_cost),
         cmocka_unit_test(the_load_is_all_that_the_lane_has_before_it),
         cmocka_unit_test(what_would_be_late_is_refused_at_once),
+        cmocka_unit_test(where_others_wait_too_what_is_queued_counts_for_more),
         cmocka_unit_test(what_has_become_late_is_refused_when_its_turn_comes_and_does_not_run),
         cmocka_unit_test(a_deadline_that_has_passed_is_refused),
         cmocka_unit_test(urgent_rows_do_not_wait_for_less_urgent_ones),
