@@ -41,7 +41,7 @@ enum {
     UCX_BARE_MAX = 512,         /* operations in UCX's hands before a bare message is BUSY */
     UCX_WINDOW = 32,            /* eager sends and pieces in UCX's hands, an endpoint */
     UCX_PUMP_BYTES = 256 << 10, /* pieces an endpoint may post before the others have their turn */
-    UCX_EAGER_BYTES_MAX = 6144, /* with a header it fits one segment of every transport */
+    UCX_EAGER_BYTES_MAX = 32 << 10,   /* larger ones are pulled: two round trips more */
     UCX_EAGER_BYTES_LIMIT = 32 << 10, /* what a peer may send eagerly */
     UCX_PAGE_BYTES = 4096,            /* the least that an eager payload takes from the credit */
 };
