@@ -42,9 +42,9 @@ struct client {
     struct hm_remote_expert **expert;
     struct caller *caller;
     struct hm_histogram latency_ns,
-        ended_ns; /* ended: one time; of many processes the max counts */
-    hm_ns end;    /* of the round, where it is by time */
-    uint64_t cpu_us_before;
+        ended_ns;              /* ended: one time; of many processes the max counts */
+    hm_ns end;                 /* of the round, where it is by time */
+    struct bench_usage before; /* the round */
     struct hm_wait *wait;
     unsigned running;
 };
@@ -217,7 +217,7 @@ static enum hm_status report(struct client *client)
     bench_report_histogram(stdout, "latency_ns", &client->latency_ns);
     bench_report_histogram(stdout, "ended_ns", &client->ended_ns);
     enum hm_status status = hm_node_run(client->node, report_on_loop, client);
-    bench_report_process(stdout, client->cpu_us_before);
+    bench_report_process(stdout, &client->before);
     bench_report_end(stdout);
     return status;
 }
@@ -233,7 +233,7 @@ static enum hm_status round_run(struct client *client)
         if (conf->blocking) hm_histogram_init(caller->latency_ns);
     }
     enum hm_status status = hm_node_run(client->node, begin_on_loop, client);
-    client->cpu_us_before = bench_cpu_us();
+    bench_usage_read(&client->before);
     client->end = hm_loop_clock(client->node->loop) + conf->duration;
     if (!status)
         status = conf->blocking ? round_of_threads(client)

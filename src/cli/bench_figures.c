@@ -20,6 +20,8 @@ static const char *const names[BENCH_FIGURES] = {
     [BENCH_CPU_SERVER] = "cpu_seconds_server",
     [BENCH_CPU_CLIENTS] = "cpu_seconds_clients",
     [BENCH_BYTES] = "bytes_on_wire",
+    [BENCH_COPIES] = "copies_per_hop",
+    [BENCH_ALLOCATIONS] = "allocations_per_call",
     [BENCH_BATCHES] = "batches",
     [BENCH_BATCH_ROWS] = "batch_rows_mean",
     [BENCH_BATCH_ROWS_P50] = "batch_rows_p50",
@@ -60,6 +62,35 @@ static double since(const struct bench_round *round, const char *name)
 {
     return (double)(bench_report_value(&round->after, name) -
                     bench_report_value(&round->before, name));
+}
+
+/* A byte of one plane, of those that pass the server: copied there, and by the clients likewise, whose
+ * counters are of all their rounds. */
+static double copies(const struct bench_round *round, const char *sent, const char *received,
+                     const char *copied, double own)
+{
+    double server = since(round, sent) + since(round, received);
+    double clients = (double)bench_report_value(&round->clients, sent) +
+                     (double)bench_report_value(&round->clients, received);
+    if (!(server > 0 && clients > 0)) return 0;
+    return server * (own + since(round, copied) / server +
+                     (double)bench_report_value(&round->clients, copied) / clients);
+}
+
+static void add_memory(double *value[], const struct bench_round *round, double calls)
+{
+    double bytes = *value[BENCH_BYTES];
+    if (bytes > 0)
+        *value[BENCH_COPIES] =
+            (copies(round, "tcp.bytes_sent", "tcp.bytes_received", "tcp.bytes_copied", 2) +
+             copies(round, "ucx.bytes_sent", "ucx.bytes_received", "ucx.bytes_copied", 1)) /
+            bytes;
+    if (calls > 0 && bench_report_value(&round->after, "heap_counted") > 0)
+        *value[BENCH_ALLOCATIONS] = (since(round, "heap_asked") +
+                                     (double)bench_report_value(&round->clients, "heap_asked")) /
+                                    calls;
+    *value[BENCH_RESIDENT_SERVER] = (double)bench_report_value(&round->after, "resident_bytes");
+    *value[BENCH_RESIDENT_CLIENTS] = (double)bench_report_value(&round->clients, "resident_bytes");
 }
 
 static void add_batches(double *value[], const struct bench_round *round)
@@ -119,8 +150,7 @@ void bench_figures_add(struct bench_figures *figures, const struct bench_conf *c
     *value[BENCH_CPU] = *value[BENCH_CPU_SERVER] + *value[BENCH_CPU_CLIENTS];
     *value[BENCH_BYTES] = since(round, "tcp.bytes_sent") + since(round, "tcp.bytes_received") +
                           since(round, "ucx.bytes_sent") + since(round, "ucx.bytes_received");
-    *value[BENCH_RESIDENT_SERVER] = (double)bench_report_value(&round->after, "resident_bytes");
-    *value[BENCH_RESIDENT_CLIENTS] = (double)bench_report_value(&round->clients, "resident_bytes");
+    add_memory(value, round, calls);
     *value[BENCH_FAILED] = failed;
     add_batches(value, round);
     add_stages(value, round, conf->backward ? 2 : 1);

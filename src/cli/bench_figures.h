@@ -19,6 +19,10 @@ enum bench_figure {
     BENCH_CPU_SERVER,
     BENCH_CPU_CLIENTS,
     BENCH_BYTES, /* on the wire, both ways */
+    /* Of a payload's byte from one process to another, in user space: what TLS (in and out) or UCX
+     * (in) has to do, and ours. */
+    BENCH_COPIES,
+    BENCH_ALLOCATIONS, /* of the heap, a call: server and clients, OpenSSL's and UCX's too */
     BENCH_BATCHES,
     BENCH_BATCH_ROWS, /* mean, and so on */
     BENCH_BATCH_ROWS_P50,

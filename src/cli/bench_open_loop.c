@@ -154,7 +154,7 @@ static enum hm_status flood_init(struct flood *flood, uint32_t arrivals)
     return HM_OK;
 }
 
-static void report(const struct flood *flood, uint64_t cpu_us_before)
+static void report(const struct flood *flood, const struct bench_usage *before)
 {
     if (flood->status) printf("status %s\n", hm_status_name(flood->status));
     bench_report_counter(stdout, "arrived", flood->arrived);
@@ -167,7 +167,7 @@ static void report(const struct flood *flood, uint64_t cpu_us_before)
     bench_report_histogram(stdout, "refusal_ns", &flood->refusal_ns);
     bench_report_histogram(stdout, "late_ns", &flood->late_ns);
     bench_report_histogram(stdout, "ended_ns", &flood->ended_ns);
-    bench_report_process(stdout, cpu_us_before);
+    bench_report_process(stdout, before);
     bench_report_end(stdout);
 }
 
@@ -176,12 +176,13 @@ enum hm_status bench_open_loop(struct hm_node *node, const struct bench_conf *co
 {
     static struct flood flood; /* one round at a time */
     flood = (struct flood){.node = node, .conf = conf, .uid = uid};
-    uint64_t cpu_us_before = bench_cpu_us();
+    struct bench_usage before;
+    bench_usage_read(&before);
     enum hm_status status = flood_init(&flood, arrivals);
     if (!status) status = hm_node_run(node, begin_on_loop, &flood);
     if (!status) {
         hm_histogram_add(&flood.ended_ns, hm_loop_clock(node->loop));
-        report(&flood, cpu_us_before);
+        report(&flood, &before);
     }
     free(flood.place);
     free(flood.values);

@@ -11,7 +11,7 @@
 
 enum { PATH_BYTES = 4096 };
 
-static bool find(const char *name, char path[PATH_BYTES])
+bool bench_raw_find(const char *name, char *path, size_t path_bytes)
 {
     char self[PATH_BYTES - 64];
     ssize_t bytes = readlink("/proc/self/exe", self, sizeof(self) - 1);
@@ -19,14 +19,14 @@ static bool find(const char *name, char path[PATH_BYTES])
     char *slash = strrchr(self, '/');
     if (!slash) return false;
     *slash = 0;
-    snprintf(path, PATH_BYTES, "%s/perf-%.40s", self, name);
-    return access(path, X_OK) == 0;
+    int length = snprintf(path, path_bytes, "%s/perf-%.40s", self, name);
+    return length > 0 && (size_t)length < path_bytes && access(path, X_OK) == 0;
 }
 
 bool bench_raw_there(const char *name)
 {
     char path[PATH_BYTES];
-    return find(name, path);
+    return bench_raw_find(name, path, sizeof path);
 }
 
 bool bench_raw_run(const char *name, const char *const *arguments, hm_ns timeout, char *line,
@@ -34,7 +34,9 @@ bool bench_raw_run(const char *name, const char *const *arguments, hm_ns timeout
 {
     static struct child child;
     char path[PATH_BYTES];
-    if (!find(name, path) || child_start_program(&child, path, arguments) != HM_OK) return false;
+    if (!bench_raw_find(name, path, sizeof path) ||
+        child_start_program(&child, path, arguments) != HM_OK)
+        return false;
     bool good = child_line(&child, timeout, line, line_bytes) == HM_OK;
     child_stop(&child, 5 * HM_S);
     return good;

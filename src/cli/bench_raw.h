@@ -7,6 +7,8 @@
 
 /* Whether build/bin/perf-<name> lies beside this program. */
 bool bench_raw_there(const char *name);
+/* Whether that file is there -> its path; for what is loaded and not run. */
+bool bench_raw_find(const char *name, char *path, size_t path_bytes);
 /* Runs it and keeps its first line of output; false: it is not there, it failed, or took longer. */
 bool bench_raw_run(const char *name, const char *const *arguments, hm_ns timeout, char *line,
                    size_t line_bytes);

@@ -1,6 +1,7 @@
 /* cli/bench_report.c - counters and histograms of a benchmark's process, written and read. */
 #include "cli/bench_report.h"
 
+#include <dlfcn.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -42,21 +43,37 @@ static uint64_t microseconds(struct timeval time)
     return (uint64_t)time.tv_sec * 1000000 + (uint64_t)time.tv_usec;
 }
 
-uint64_t bench_cpu_us(void)
+typedef uint64_t (*heap_asked)(void);
+static heap_asked heap_counter(void)
 {
-    struct rusage usage;
-    if (getrusage(RUSAGE_SELF, &usage)) return 0;
-    return microseconds(usage.ru_utime) + microseconds(usage.ru_stime);
+    heap_asked counter;
+    void *found = dlsym(RTLD_DEFAULT, "hm_heap_asked");
+    memcpy(&counter, &found, sizeof(counter)); /* POSIX: they are of one size */
+    return counter;
 }
 
-void bench_report_process(FILE *to, uint64_t cpu_us_before)
+void bench_usage_read(struct bench_usage *usage)
 {
+    struct rusage own;
+    heap_asked heap = heap_counter();
+    *usage = (struct bench_usage){.heap_asked = heap ? heap() : 0};
+    if (getrusage(RUSAGE_SELF, &own)) return;
+    usage->cpu_us = microseconds(own.ru_utime) + microseconds(own.ru_stime);
+}
+
+void bench_report_process(FILE *to, const struct bench_usage *before)
+{
+    struct bench_usage now; /* first: what reporting takes is not the work's */
+    bench_usage_read(&now);
     unsigned long long pages = 0;
     FILE *statm = fopen("/proc/self/statm", "r");
     if (statm && fscanf(statm, "%*u %llu", &pages) != 1) pages = 0;
     if (statm) fclose(statm);
     bench_report_counter(to, "resident_bytes", pages * (uint64_t)sysconf(_SC_PAGESIZE));
-    bench_report_counter(to, "cpu_us", bench_cpu_us() - cpu_us_before);
+    bench_report_counter(to, "cpu_us", now.cpu_us - before->cpu_us);
+    if (!heap_counter()) return;
+    bench_report_counter(to, "heap_asked", now.heap_asked - before->heap_asked);
+    bench_report_counter(to, "heap_counted", 1);
 }
 
 void bench_report_end(FILE *to)

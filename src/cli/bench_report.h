@@ -20,9 +20,14 @@ void bench_report_counter(FILE *to, const char *name, uint64_t value);
 void bench_report_histogram(FILE *to, const char *name, const struct hm_histogram *histogram);
 /* Every metric of the registry, those of a name one after another. */
 void bench_report_metrics(FILE *to, const struct hm_metrics *metrics);
-/* The process' own: cpu_us, used since it had used `cpu_us_before`, and resident_bytes. */
-void bench_report_process(FILE *to, uint64_t cpu_us_before);
-uint64_t bench_cpu_us(void);
+/* What the process has used so far. */
+struct bench_usage {
+    uint64_t cpu_us;
+    uint64_t heap_asked; /* malloc and its kin; counted where perf-count_heap.so is loaded */
+};
+void bench_usage_read(struct bench_usage *usage);
+/* The process' own: resident_bytes; cpu_us and, if counted, heap_asked since `before`, heap_counted. */
+void bench_report_process(FILE *to, const struct bench_usage *before);
 void bench_report_end(FILE *to);
 
 enum { BENCH_COUNTERS_MAX = 160, BENCH_HISTOGRAMS_MAX = 32, BENCH_NAME_BYTES = 48 };

@@ -18,7 +18,7 @@ static void report_on_loop(struct hm_wait *wait, void *arg)
 static enum hm_status report(struct hm_node *node)
 {
     enum hm_status status = hm_node_run(node, report_on_loop, node);
-    bench_report_process(stdout, 0);
+    bench_report_process(stdout, &(struct bench_usage){0});
     bench_report_end(stdout);
     return status;
 }

@@ -99,6 +99,11 @@ static void print_table(const struct bench_conf *conf, const struct bench_result
            bench_figure(figures, BENCH_CPU_CLIENTS));
     printf("  on the wire            %12.0f bytes a call\n",
            bench_figure(figures, BENCH_BYTES) / calls);
+    printf("  copies                 %12.2f of a byte from process to process",
+           bench_figure(figures, BENCH_COPIES));
+    if (!isnan(bench_figure(figures, BENCH_ALLOCATIONS)))
+        printf("; %.4f allocations a call", bench_figure(figures, BENCH_ALLOCATIONS));
+    printf("\n");
     printf(
         "  batches                %12.1f rows (mean), %.0f (50 of 100), %.0f (99), %.0f (most)\n",
         bench_figure(figures, BENCH_BATCH_ROWS), bench_figure(figures, BENCH_BATCH_ROWS_P50),

@@ -14,7 +14,8 @@ UCX = os.path.exists(os.path.join(BIN, '..', 'lib', 'hivemind', 'ucx.so'))
 WORK = {'preset', 'kind', 'transport', 'experts', 'hidden', 'rows', 'clients', 'client_processes', 'backward', 'repeats'}
 FIGURES = {
     *('rows_per_second', 'calls_per_second', 'seconds', 'mean_us', 'p50_us', 'p99_us', 'p999_us', 'max_us'),
-    *('cpu_seconds', 'cpu_seconds_server', 'cpu_seconds_clients', 'bytes_on_wire', 'batches', 'batch_rows_mean'),
+    *('cpu_seconds', 'cpu_seconds_server', 'cpu_seconds_clients', 'bytes_on_wire', 'copies_per_hop'),
+    *('batches', 'batch_rows_mean'),
     *('batch_rows_p50', 'batch_rows_p99', 'batch_rows_max', 'resident_bytes_server', 'resident_bytes_clients'),
     *('calls_failed', 'stage_queue_us', 'stage_wire_us', 'stage_admit_us', 'stage_batch_wait_us', 'stage_compute_us'),
     *('stage_reply_us', 'stage_return_us'),
@@ -55,6 +56,16 @@ def latency(lab, transport, raw):
     check(line['batches'] == round(line['calls_per_second'] * line['seconds']), 'each call was a batch', line)
 
 
+def copies_and_heap(line, library):
+    """Payloads of 64 KiB: the library's copies, and of ours at most one."""
+    check(library <= line['copies_per_hop'] < library + 1.1, 'copies of a byte on its way are counted', line)
+    if os.path.exists(os.path.join(BIN, 'perf-count_heap.so')):
+        calls = line['calls_per_second'] * line['seconds']
+        check(line['allocations_per_call'] * calls < 100000, 'the heap is counted', line)
+    else:
+        check('allocations_per_call' not in line, 'no heap is counted without what counts it', line)
+
+
 def throughput(lab, transport, raw):
     tiny = ['--hidden', 32, '--experts', 3, '--transport', transport]
     line = bench(
@@ -69,6 +80,7 @@ def throughput(lab, transport, raw):
 
     line = bench(lab, 'throughput', '--seconds', '200ms', '--rows', 512, '--clients', 2, *tiny, '--no-limit')
     is_complete(line, WORK | FIGURES)
+    copies_and_heap(line, 2 if transport == 'tcp' else 1)
     check(line['seconds'] >= 0.2 and line['calls_failed'] == 0, 'for as long as was asked for', line)
 
 
@@ -124,7 +136,8 @@ def without_the_others(lab):
     result = lab.run(*arguments, program=alone, seconds=60 * SLOW)
     check(result.code == 0 and 'perf-raw_tls_echo is not built' in result.out, 'one line says that', result.out)
     result = lab.run(*arguments, '--json', program=alone, seconds=60 * SLOW)
-    check(result.code == 0 and not LIMIT & set(result.json), '... and there is no ratio', result.out)
+    absent = LIMIT | {'allocations_per_call'}
+    check(result.code == 0 and not absent & set(result.json), '... and there is no ratio', result.out)
     result = lab.run(*arguments, '--transport', 'ucx', program=alone, seconds=60 * SLOW)
     check(result.code == 1 and not result.out and 'ucx' in result.err, 'ucx needs its module', (result.code, result.err))
 

@@ -206,6 +206,7 @@ static ucs_status_t piece_arrived(struct ucx_ep *ep, const struct ucx_control *h
     in->posted += bytes;
     if (rendezvous) return piece_receive(in, into, data, bytes);
     memcpy(into, data, bytes);
+    ep->ucx->metrics.bytes_copied.value += bytes;
     piece_received(in, bytes);
     return UCS_OK;
 }
@@ -378,6 +379,7 @@ enum hm_status hm_ucx_pull(struct hm_inbound *base, const struct hm_span *into, 
     }
     if (taken->kept) {
         memcpy(into->base, taken->base.data, taken->base.bytes);
+        ep->ucx->metrics.bytes_copied.value += taken->base.bytes;
         kept_release(taken);
     }
     taken->base.data = NULL;

@@ -266,6 +266,7 @@ static void metrics_add(struct ucx *ucx, struct hm_metrics *metrics)
         {"ucx.messages_received", "messages delivered", HM_COUNTER},
         {"ucx.bytes_sent", "payload bytes given to UCX", HM_COUNTER},
         {"ucx.bytes_received", "payload bytes that arrived", HM_COUNTER},
+        {"ucx.bytes_copied", "bytes of payloads copied out of what UCX has received", HM_COUNTER},
         {"ucx.endpoints", "endpoints, those not up included", HM_GAUGE},
         {"ucx.ups", "endpoints that came up", HM_COUNTER},
         {"ucx.stale", "messages dropped for their token", HM_COUNTER},

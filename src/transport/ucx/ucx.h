@@ -166,8 +166,8 @@ struct ucx_ep {
 };
 
 struct ucx_metrics {
-    struct hm_metric messages_sent, messages_received, bytes_sent, bytes_received, endpoints, ups,
-        stale, broken, failures_protocol;
+    struct hm_metric messages_sent, messages_received, bytes_sent, bytes_received, bytes_copied,
+        endpoints, ups, stale, broken, failures_protocol;
 };
 
 struct ucx {
