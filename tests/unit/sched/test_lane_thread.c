@@ -10,7 +10,7 @@
 #include <sched.h>
 #include <stdatomic.h>
 
-enum { JOBS = 64, ROUNDS = 40, LANES = 2, ROW = 64 };
+enum { JOBS = 64, ROUNDS = 40, LANES = 3, POOLS = 6, ROW = 64 };
 
 struct job {
     struct hm_task task;
@@ -20,7 +20,7 @@ struct job {
 static struct hm_loop *loop;
 static struct hm_sched *sched;
 static struct hm_buf_pool *buffers;
-static struct hm_pool *pool[LANES];
+static struct hm_pool *pool[POOLS];
 static struct job job[JOBS];
 static unsigned live, canceled, timed_out, ok, refused, shed;
 static uintptr_t loop_thread;
@@ -91,7 +91,7 @@ static void submit(struct job *one, unsigned rows, hm_ns within)
     for (unsigned row = 0; row < rows; row++)
         one->input[row] = (uint64_t)(one - job) << 32 | one->round << 8 | row;
     one->task = (struct hm_task){
-        .pool = pool[(one - job) % LANES],
+        .pool = pool[(one - job) % POOLS],
         .row_count = rows,
         .deadline = hm_deadline_after(loop, within),
         .end = on_end,
@@ -116,12 +116,13 @@ static void open_all(const struct hm_place *place)
     atomic_store(&entered, 0);
     atomic_store(&batches, 0);
     memset(job, 0, sizeof job);
-    struct hm_sched_conf conf = {.loop = loop, .buffers = buffers, .pools_max = LANES};
+    struct hm_sched_conf conf = {.loop = loop, .buffers = buffers, .pools_max = POOLS};
     assert_ok(hm_sched_create(&conf, &sched));
     for (unsigned i = 0; i < LANES; i++) {
         struct hm_lane *lane;
         assert_ok(hm_lane_thread_start(sched, "cpu", place, enter, &entered, &lane));
-        lane->batches_max = 1 + i; /* one of each kind */
+        lane->batches_max = i == 2 ? HM_LANE_BATCHES_MAX : 1 + i; /* one of each kind */
+        if (i == 2) lane->ahead_max = 500 * HM_US;
         struct hm_pool_conf pool_conf = {
             .name = "echo",
             .lane = lane,
@@ -131,7 +132,8 @@ static void open_all(const struct hm_place *place)
             .out_row_bytes = ROW,
             .run = run,
         };
-        assert_ok(hm_pool_create(sched, &pool_conf, &pool[i]));
+        for (unsigned k = i; k < POOLS; k += LANES)
+            assert_ok(hm_pool_create(sched, &pool_conf, &pool[k]));
     }
 }
 
