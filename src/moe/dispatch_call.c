@@ -39,7 +39,7 @@ struct hm_server_call *hm_server_call_get(struct hm_dispatch_op *op,
     call->peer = NULL;
     call->slab = NULL;
     call->codec = hm_codec_find(HM_CODEC_NONE);
-    call->tried = call->on_wire = call->suspected = false;
+    call->tried = call->latecomer = call->on_wire = call->suspected = false;
     call->timed = false;
     call->part_count = call->pulls = 0;
     memset(call->taken, 0, sizeof call->taken);

@@ -44,6 +44,7 @@ struct hm_server_call { /* one HM_METHOD_EXPERT_CALL: pooled, outlives its opera
     struct hm_peer *peer;
     struct hm_call call;
     bool tried;     /* to be sent */
+    bool latecomer; /* for rows that were refused elsewhere: it has what is left of the time */
     bool on_wire;   /* end() will come */
     bool suspected; /* the directory was told so: nothing it still answers clears that */
     bool timed;     /* its answers say where the time went */
@@ -67,6 +68,9 @@ void hm_server_call_leave(struct hm_server_call *call);
 /* dispatch.c: a part is decided, once. */
 void hm_dispatch_decide(struct hm_dispatch_op *op, struct hm_dispatch_part *part,
                         enum hm_status status);
+/* dispatch_explain.c: says which row lacks answers, and what went wrong first; before late parts get
+ * their status. */
+enum hm_status hm_dispatch_explain(const struct hm_dispatch_op *op);
 /* dispatch.c: the call ran into the deadline. */
 void hm_dispatch_late(struct hm_dispatch_op *op, struct hm_server_call *call);
 /* dispatch.c: a call has been given back. */

@@ -169,6 +169,30 @@ static void spares_that_are_silent_cost_no_more_than_the_wait_for_the_rest(void 
     close_swarm();
 }
 
+static void a_spare_that_is_late_is_not_suspected_for_it(void **state)
+{
+    (void)state;
+    struct hm_mixture_conf conf;
+    moe_swarm_open(&swarm, 40, 3);
+    moe_conf(&swarm, &conf);
+    conf.k_best = conf.spares = 1;
+    moe_pass_init(&pass, &swarm, &conf, 2, 40);
+    memset(pass.logits, 0, sizeof pass.logits);
+    float *row = pass.logits; /* ffn.0.0 of server 0, then ffn.0.1 of server 1 */
+    row[0] = row[MOE_GRID] = 5;
+    row[MOE_GRID + 1] = 4;
+    row += 2 * MOE_GRID; /* ffn.2.2 of server 2 */
+    row[2] = row[MOE_GRID + 2] = 5;
+    refuse("ffn.0.0", HM_ERR_BUSY);
+    moe_expert(&swarm, "ffn.0.1", NULL)->forward = MOE_SILENT;
+    assert_status(moe_forward(&pass), HM_ERR_TIMED_OUT);
+    assert_int_equal(swarm.server[1].calls, 1);
+    moe_expert(&swarm, "ffn.0.1", NULL)->forward = MOE_GOOD;
+    forward_is_well();
+    assert_int_equal(swarm.server[1].calls, 2);
+    close_swarm();
+}
+
 static void other_failures_are_masked_as_without_spares(void **state)
 {
     (void)state;
@@ -237,6 +261,7 @@ int main(void)
         cmocka_unit_test(a_busy_servers_other_experts_are_asked_where_there_is_nobody_else),
         cmocka_unit_test(where_everybody_refuses_the_pass_ends_at_once_after_a_bounded_search),
         cmocka_unit_test(spares_that_are_silent_cost_no_more_than_the_wait_for_the_rest),
+        cmocka_unit_test(a_spare_that_is_late_is_not_suspected_for_it),
         cmocka_unit_test(other_failures_are_masked_as_without_spares),
         cmocka_unit_test(where_nobody_refuses_spares_change_nothing),
         cmocka_unit_test(more_spares_than_a_beam_holds_are_refused_with_a_line),
