@@ -6,11 +6,16 @@
 
 #include <math.h>
 
-enum { ROWS = 4, BATCH_ROWS = 16, CALLS = 12000, WARM = 600, CLIENTS = 8 };
+enum { ROWS = 4, BATCH_ROWS = 16, CALLS = 12000, WARM = 600, POOLS_MAX = 4 };
 static const hm_ns batch_ns = 4 * HM_MS; /* whatever its size, as a nop_delay */
 static const hm_ns gap_ns = 1 * HM_MS;   /* between calls, at the pace that fills the lane */
+static const hm_ns within = 40 * HM_MS;  /* ten batches */
+
+struct crowd {
+    unsigned clients, pools;
+};
 static struct stage stage;
-static struct bench bench;
+static struct bench bench[POOLS_MAX];
 static struct job job[CALLS];
 
 struct outcome {
@@ -20,25 +25,28 @@ struct outcome {
 };
 
 /* Arrivals `times` as dense as the lane can serve, gaps drawn from an exponential distribution. */
-static void offer(struct outcome *outcome, double times, hm_ns within, uint64_t seed)
+static void offer(struct outcome *outcome, const struct crowd *crowd, double times, uint64_t seed)
 {
     struct hm_rng rng;
     hm_rng_init(&rng, seed, 1);
-    memset(&bench, 0, sizeof bench);
+    memset(bench, 0, sizeof bench);
     memset(job, 0, sizeof job);
     *outcome = (struct outcome){0};
     stage_open(&stage, seed, 1 << 20, NULL);
     struct hm_lane *lane = stage_lane(&stage, &(struct hm_sim_lane_conf){.base_ns = batch_ns});
-    bench_open(&stage, &bench, lane,
-               (struct hm_pool_conf){.batch_rows_max = BATCH_ROWS, .out_row_bytes = 8});
+    for (unsigned i = 0; i < crowd->pools; i++)
+        bench_open(&stage, &bench[i], lane,
+                   (struct hm_pool_conf){.batch_rows_max = BATCH_ROWS, .out_row_bytes = 8});
     hm_ns began = 0;
     for (unsigned i = 0; i < CALLS; i++) {
         hm_ns gap = (hm_ns)(-log(1.0 - (double)hm_rng_uniform(&rng)) * (double)gap_ns / times);
         stage_run_for(&stage, gap);
         if (i == WARM) began = hm_loop_now(stage.loop);
-        job[i].client = i % CLIENTS;
-        (void)job_submit(&stage, &bench, &job[i], i, ROWS, hm_loop_now(stage.loop) + within);
-        uint32_t queued = hm_pool_rows_queued(bench.pool);
+        job[i].client = hm_rng_below(&rng, crowd->clients);
+        struct bench *asked = &bench[hm_rng_below(&rng, crowd->pools)];
+        (void)job_submit(&stage, asked, &job[i], i, ROWS, hm_loop_now(stage.loop) + within);
+        uint32_t queued = 0;
+        for (unsigned j = 0; j < crowd->pools; j++) queued += hm_pool_rows_queued(bench[j].pool);
         if (i >= WARM && queued > outcome->rows_most) outcome->rows_most = queued;
     }
     outcome->took = hm_loop_now(stage.loop) - began;
@@ -67,10 +75,10 @@ static double peak(void)
 static void at_three_times_the_pace_the_lane_does_what_it_can_and_nothing_in_vain(void **state)
 {
     (void)state;
+    static const struct crowd alone = {.clients = 8, .pools = 1};
     for (uint64_t seed = 1; seed <= 5; seed++) {
         struct outcome outcome;
-        hm_ns within = 40 * HM_MS; /* ten batches */
-        offer(&outcome, 3, within, seed);
+        offer(&outcome, &alone, 3, seed);
         double goodput = (double)outcome.good / (double)outcome.took / peak();
         if (goodput < 0.97 || goodput > 1.02)
             fail_msg("seed %u: goodput is %.3f of what the lane can do", (unsigned)seed, goodput);
@@ -83,11 +91,29 @@ static void at_three_times_the_pace_the_lane_does_what_it_can_and_nothing_in_vai
     }
 }
 
+/* Each pool's turn, and each client's in it, may come before that of what was let in earlier. */
+static void however_many_take_turns_few_refusals_are_late_and_the_lane_does_what_it_can(void **state)
+{
+    (void)state;
+    for (unsigned pools = 2; pools <= POOLS_MAX; pools *= 2)
+        for (unsigned clients = 2; clients <= 8; clients *= 2) {
+            struct outcome outcome;
+            offer(&outcome, &(struct crowd){.clients = clients, .pools = pools}, 3, 7);
+            double goodput = (double)outcome.good / (double)outcome.took / peak();
+            double late = (double)outcome.refused_late / (outcome.refused + outcome.refused_late);
+            if (goodput < 0.97 || late > 0.02)
+                fail_msg("%u pools, %u clients: goodput is %.3f of what the lane can do, %.4f of "
+                         "the refusals are late",
+                         pools, clients, goodput, late);
+            assert_int_equal(outcome.dead, 0);
+        }
+}
+
 static void at_half_the_pace_nearly_nobody_is_refused(void **state)
 {
     (void)state;
     struct outcome outcome;
-    offer(&outcome, 0.5, 40 * HM_MS, 6);
+    offer(&outcome, &(struct crowd){.clients = 8, .pools = 1}, 0.5, 6);
     assert_true(outcome.refused * 200 <= outcome.offered);
     assert_true(outcome.refused_late * 200 <= outcome.offered);
     assert_int_equal(outcome.dead, 0);
@@ -97,6 +123,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(at_three_times_the_pace_the_lane_does_what_it_can_and_nothing_in_vain),
+        cmocka_unit_test(however_many_take_turns_few_refusals_are_late_and_the_lane_does_what_it_can),
         cmocka_unit_test(at_half_the_pace_nearly_nobody_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
