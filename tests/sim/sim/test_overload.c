@@ -92,7 +92,8 @@ static void at_three_times_the_pace_the_lane_does_what_it_can_and_nothing_in_vai
 }
 
 /* Each pool's turn, and each client's in it, may come before that of what was let in earlier. */
-static void however_many_take_turns_few_refusals_are_late_and_the_lane_does_what_it_can(void **state)
+static void
+however_many_take_turns_few_refusals_are_late_and_the_lane_does_what_it_can(void **state)
 {
     (void)state;
     for (unsigned pools = 2; pools <= POOLS_MAX; pools *= 2)
@@ -123,7 +124,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(at_three_times_the_pace_the_lane_does_what_it_can_and_nothing_in_vain),
-        cmocka_unit_test(however_many_take_turns_few_refusals_are_late_and_the_lane_does_what_it_can),
+        cmocka_unit_test(
+            however_many_take_turns_few_refusals_are_late_and_the_lane_does_what_it_can),
         cmocka_unit_test(at_half_the_pace_nearly_nobody_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
