@@ -340,7 +340,7 @@ static void addresses(void *arg, enum hm_status status, const struct hm_server_i
 }
 
 /* Servers that are not connected -> their addresses.  False: nothing to look up. */
-static bool look_up(struct hm_dispatch_op *op)
+static bool look_up(struct hm_dispatch_op *op, hm_ns deadline)
 {
     struct hm_node_id node[SERVERS_MAX];
     unsigned count = 0;
@@ -350,15 +350,15 @@ static bool look_up(struct hm_dispatch_op *op)
             node[count++] = call->server;
     }
     if (count == 0 || !op->dispatch->directory) return false;
-    return hm_directory_servers(op->dispatch->directory, node, count, op->deadline, addresses,
-                                op) == HM_OK;
+    return hm_directory_servers(op->dispatch->directory, node, count, deadline, addresses, op) ==
+           HM_OK;
 }
 
 /* Sends what has been grouped, once it is known where to. */
-static void set_out(struct hm_dispatch_op *op)
+static void set_out(struct hm_dispatch_op *op, hm_ns deadline)
 {
     find_peers(op, NULL, 0);
-    op->looking = look_up(op);
+    op->looking = look_up(op, deadline);
     if (!op->looking) send_all(op);
 }
 
@@ -383,8 +383,10 @@ static void ask_for_more(struct hm_timer *timer)
     op->refused = 0;
     atomic_fetch_add_explicit(&op->dispatch->parts, added, memory_order_relaxed);
     if (added > 0) {
+        /* Nothing ends the operation while it looks, not even k_min's time. */
+        hm_ns until = hm_deadline_after(op->dispatch->loop, op->timeout_after_k_min);
         group(op, first);
-        set_out(op);
+        set_out(op, until < op->deadline ? until : op->deadline);
     }
     if ((op->parts_open == 0 && op->refused == 0) || op->hopeless) end_soon(op);
 }
@@ -419,6 +421,6 @@ enum hm_status hm_dispatch_start(struct hm_dispatch *dispatch, struct hm_dispatc
     atomic_fetch_add_explicit(&dispatch->parts, op->part_count, memory_order_relaxed);
     arm(op, hm_deadline_left(dispatch->loop, op->deadline));
     group(op, 0);
-    set_out(op);
+    set_out(op, op->deadline);
     return HM_OK;
 }

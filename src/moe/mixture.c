@@ -185,13 +185,11 @@ static bool make_room(struct hm_mixture_op *op)
         slots += hm_mixture_candidates(op, row);
         spares += beam->spare_count[row];
     }
-    /* A part for each expert, and for each of them some more while rows look for somebody. */
-    size_t parts = beam->expert_count * (size_t)(1 + beam->spares);
-    if (parts > UINT16_MAX) parts = UINT16_MAX;
-    if (beam->expert_count > parts)
-        parts = beam->expert_count; /* dispatch says that it is too big */
+    /* A part for each expert, and one for every row that looks for somebody at a moment of its own:
+     * what is not used of so much is never touched. */
+    size_t parts = beam->expert_count + spares;
     op->slots_max = (uint32_t)slots;
-    op->part_max = (unsigned)parts;
+    op->part_max = parts < UINT16_MAX ? (unsigned)parts : UINT16_MAX; /* dispatch takes no more */
     if (!hm_grow(&op->part_expert, &capacity, parts, sizeof *op->part_expert)) return false;
     if (!hm_grow(&op->part, &op->part_capacity, parts, sizeof *op->part)) return false;
     capacity = op->expert_capacity;
@@ -220,6 +218,7 @@ static void make_slots(struct hm_mixture_op *op)
     for (uint32_t row = 0; row < op->row_count; row++)
         for (uint32_t k = 0; k < beam->choice_count[row]; k++)
             op->part_back[hm_mixture_candidate(op, row, k)->expert].row_count++;
+    memset(op->standing, 0, beam->expert_count * sizeof *op->standing);
     op->part_count = op->slot_count = 0;
     for (unsigned i = 0; i < beam->expert_count; i++) {
         uint32_t rows = op->part_back[i].row_count;

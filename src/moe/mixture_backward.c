@@ -74,26 +74,34 @@ static void backward_ended(struct hm_dispatch_op *dispatch, enum hm_status statu
 static void make_back(struct hm_mixture_op *op)
 {
     uint32_t hidden = hm_mixture_conf(op->mixture)->hidden, at = 0;
-    op->back_count = 0;
-    for (unsigned expert = 0; expert < op->beam.expert_count; expert++) {
-        struct hm_dispatch_part *back = &op->part_back[op->back_count];
-        *back = (struct hm_dispatch_part){.uid = op->beam.expert[expert].uid,
-                                          .server = op->beam.expert[expert].server,
-                                          .row = op->row_back + at,
-                                          .scale = op->scale_back + at,
-                                          .answer = op->answer_back + (size_t)at * hidden};
-        for (unsigned p = 0; p < op->part_count; p++) {
-            const struct hm_dispatch_part *part = &op->part[p];
-            if (op->part_expert[p] != expert || part->status != HM_OK) continue;
-            size_t slot = (size_t)(part->row - op->slot_row);
-            memcpy(op->row_back + at, part->row, part->row_count * sizeof *op->row_back);
-            memcpy(op->scale_back + at, op->weight + slot,
-                   part->row_count * sizeof *op->scale_back);
-            back->row_count += part->row_count;
-            at += part->row_count;
-        }
-        op->back_count += back->row_count > 0;
+    struct hm_dispatch_part *back =
+        op->part_back; /* of every expert, until those without rows go */
+    for (unsigned e = 0; e < op->beam.expert_count; e++)
+        back[e] = (struct hm_dispatch_part){.uid = op->beam.expert[e].uid,
+                                            .server = op->beam.expert[e].server};
+    for (unsigned p = 0; p < op->part_count; p++)
+        if (op->part[p].status == HM_OK)
+            back[op->part_expert[p]].row_count += op->part[p].row_count;
+    for (unsigned e = 0; e < op->beam.expert_count; e++) {
+        back[e].row = op->row_back + at;
+        back[e].scale = op->scale_back + at;
+        back[e].answer = op->answer_back + (size_t)at * hidden;
+        at += back[e].row_count;
+        back[e].row_count = 0; /* counted again while it is filled */
     }
+    for (unsigned p = 0; p < op->part_count; p++) {
+        const struct hm_dispatch_part *part = &op->part[p];
+        struct hm_dispatch_part *to = &back[op->part_expert[p]];
+        if (part->status != HM_OK) continue;
+        size_t from = (size_t)(part->row - op->slot_row);
+        size_t first = (size_t)(to->row - op->row_back) + to->row_count;
+        memcpy(op->row_back + first, part->row, part->row_count * sizeof *op->row_back);
+        memcpy(op->scale_back + first, op->weight + from, part->row_count * sizeof *op->scale_back);
+        to->row_count += part->row_count;
+    }
+    op->back_count = 0;
+    for (unsigned e = 0; e < op->beam.expert_count; e++)
+        if (back[e].row_count > 0) back[op->back_count++] = back[e];
 }
 
 enum hm_status hm_mixture_backward(struct hm_mixture_op *op, const struct hm_tensor *dy,

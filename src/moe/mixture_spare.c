@@ -15,26 +15,28 @@
 
 #include <stdlib.h>
 
-enum standing { OPEN, DOUBTFUL, CLOSED };
+enum standing { OPEN, DOUBTFUL, CLOSED }; /* OPEN is 0: as a pass begins */
 
-/* What the failures so far say about the beam's experts. */
+/* What the failures say about the beam's experts: those since the last round, as who has failed is
+ * CLOSED from then on. */
 static void judge(struct hm_mixture_op *op)
 {
     const struct hm_beam_op *beam = &op->beam;
-    for (unsigned i = 0; i < beam->expert_count; i++) op->standing[i] = OPEN;
     for (unsigned p = 0; p < op->part_count; p++) {
         const struct hm_dispatch_part *part = &op->part[p];
-        if (part->status == HM_OK || part->status == HM_INPROGRESS) continue;
+        uint8_t *own = &op->standing[op->part_expert[p]], before = *own;
+        if (part->status == HM_OK || part->status == HM_INPROGRESS || before == CLOSED) continue;
         bool server_gone =
             hm_status_scope(part->status) == HM_SCOPE_PEER || part->status == HM_ERR_DRAINING;
         bool server_busy = part->status == HM_ERR_BUSY || part->status == HM_ERR_REFUSED ||
                            part->status == HM_ERR_TOO_BIG;
-        op->standing[op->part_expert[p]] = CLOSED;
-        for (unsigned i = 0; (server_gone || server_busy) && i < beam->expert_count; i++) {
-            if (!hm_node_id_equal(&beam->expert[i].server, &part->server)) continue;
-            uint8_t standing = server_gone ? CLOSED : DOUBTFUL;
-            if (op->standing[i] < standing) op->standing[i] = standing;
-        }
+        uint8_t standing = server_gone ? CLOSED : server_busy ? DOUBTFUL : OPEN;
+        *own = CLOSED;
+        if (standing <= before) continue; /* its server is known for that */
+        for (unsigned i = 0; i < beam->expert_count; i++)
+            if (op->standing[i] < standing &&
+                hm_node_id_equal(&beam->expert[i].server, &part->server))
+                op->standing[i] = standing;
     }
 }
 

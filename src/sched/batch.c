@@ -228,11 +228,12 @@ static void measure_run(struct hm_lane *lane, struct hm_batch *batch)
 static void measure(struct hm_lane *lane, struct hm_batch *batch)
 {
     struct hm_sched *sched = lane->sched;
-    hm_ns now = hm_loop_now(sched->loop);
-    hm_ns service = now - (batch->started > lane->freed ? batch->started : lane->freed);
-    /* Batches that ran back to back can be told of in one turn. */
-    if (service < batch->done - batch->begun) service = batch->done - batch->begun;
-    lane->freed = now;
+    hm_ns end = hm_loop_now(sched->loop);
+    hm_ns since = batch->started > lane->freed ? batch->started : lane->freed;
+    /* Of several that ran back to back the loop can hear late, and in one turn. */
+    if (lane->running_count > 0 && batch->done < end) end = batch->done;
+    hm_ns service = end > since ? end - since : 0;
+    lane->freed = end;
     sched->metric[SCHED_BATCHES].value++;
     sched->metric[SCHED_ROWS].value += batch->row_count;
     hm_histogram_add(&sched->batch_rows, batch->row_count);

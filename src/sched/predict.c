@@ -96,14 +96,19 @@ void margin_idle(struct hm_lane *lane)
     for (unsigned i = 0; i < HM_PRIORITIES; i++) lane->margin[i].part /= 2;
 }
 
-/* Whether all that is queued at the lane is its client's, in its pool: nobody takes turns with it. */
+/* Whether all that is queued at the lane is its client's, of whichever pool: nobody takes turns with
+ * it. */
 static bool is_alone(const struct hm_task *task)
 {
-    const struct hm_pool *pool = task->pool;
-    const struct hm_flow *own = flow_find(pool_line(task), task->client);
-    if (pool->tasks_queued != (own ? own->task_count : 0)) return false;
-    HM_LIST_EACH (link, &pool->conf.lane->ready)
-        if (HM_CONTAINER_OF(link, struct hm_pool, ready) != pool) return false;
+    HM_LIST_EACH (link, &task->pool->conf.lane->ready) {
+        const struct hm_pool *pool = HM_CONTAINER_OF(link, struct hm_pool, ready);
+        uint32_t own = 0;
+        for (unsigned i = pool->conf.priority; i < HM_PRIORITIES; i++) {
+            const struct hm_flow *flow = flow_find(&pool->line[i], task->client);
+            if (flow) own += flow->task_count;
+        }
+        if (own < pool->tasks_queued) return false;
+    }
     return true;
 }
 

@@ -157,16 +157,63 @@ static void spares_that_are_silent_cost_no_more_than_the_wait_for_the_rest(void 
     struct hm_mixture_conf conf;
     moe_swarm_open(&swarm, 27, 3);
     moe_conf(&swarm, &conf);
-    conf.spares = 2;
+    conf.k_best = 2;
+    conf.spares = 1;
     conf.timeout_after_k_min = 100 * HM_MS;
-    moe_pass_init(&pass, &swarm, &conf, ROWS, 27);
-    refuse("ffn.0.0", HM_ERR_BUSY);
-    assert_status(moe_choose(&pass), HM_OK);
-    for (unsigned e = 0; e < swarm.server[1].expert_count; e++)
-        swarm.server[1].expert[e].forward = MOE_SILENT;
+    moe_pass_init(&pass, &swarm, &conf, 1, 27);
+    memset(pass.logits, 0, sizeof pass.logits);
+    pass.logits[0] = pass.logits[MOE_GRID] = 5; /* ffn.0.0, then ffn.0.1, then ffn.1.0 */
+    pass.logits[MOE_GRID + 1] = 4;
+    pass.logits[1] = 3;
+    refuse("ffn.0.0", HM_ERR_EXPERT_GONE);
+    moe_expert(&swarm, "ffn.1.0", NULL)->forward = MOE_SILENT;
     forward_is_well();
-    assert_true(pass.result.took < HM_S);
+    assert_int_equal(pass.op.part_count, 3);
+    assert_string_equal(pass.op.part[2].uid.text, "ffn.1.0");
+    assert_status(pass.op.part[2].status, HM_ERR_TIMED_OUT);
+    assert_in_range(pass.result.took, 100 * HM_MS, 200 * HM_MS);
     close_swarm();
+}
+
+static bool is_well(const struct hm_mixture_op *op, const struct hm_beam_choice *choice,
+                    const char *const *bad)
+{
+    for (; *bad; bad++)
+        if (strcmp(op->beam.expert[choice->expert].uid.text, *bad) == 0) return false;
+    return true;
+}
+
+/* Who refuses at a moment of its own makes parts of its own. */
+static void every_row_gets_what_spares_there_are_however_often_somebody_refuses(void **state)
+{
+    (void)state;
+    static const char *const bad[] = {"ffn.0.0", "ffn.1.0", "ffn.2.0", NULL};
+    enum { MANY = 64, SPARES = 2, K = 2 };
+    for (uint64_t seed = 1; seed <= 20; seed++) {
+        struct hm_mixture_conf conf;
+        moe_swarm_open(&swarm, seed, 3);
+        moe_conf(&swarm, &conf);
+        conf.k_best = K;
+        conf.spares = SPARES;
+        moe_pass_init(&pass, &swarm, &conf, MANY, seed);
+        for (unsigned i = 0; i < 3; i++) {
+            refuse(bad[i], HM_ERR_BUSY);
+            moe_expert(&swarm, bad[i], NULL)->delay = (10 + 20 * i) * HM_MS;
+        }
+        (void)moe_forward(&pass); /* a row may have but these as candidates */
+        const struct hm_mixture_op *op = &pass.op;
+        for (uint32_t row = 0; row < MANY; row++) {
+            unsigned answers = 0, unasked = 0;
+            for (uint32_t slot = 0; slot < op->slot_count; slot++)
+                answers +=
+                    op->slot_row[slot] == row && op->part[op->slot_part[slot]].status == HM_OK;
+            for (uint32_t k = 0; k < SPARES; k++)
+                unasked += op->slot_of[row * (K + SPARES) + K + k] == UINT32_MAX &&
+                           is_well(op, &op->beam.spare[row * SPARES + k], bad);
+            if (pass.result.status == HM_OK) assert_true(answers == K || unasked == 0);
+        }
+        close_swarm();
+    }
 }
 
 static void a_spare_that_is_late_is_not_suspected_for_it(void **state)
@@ -207,8 +254,7 @@ static void other_failures_are_masked_as_without_spares(void **state)
     }
 }
 
-/* The beam of both is as wide as the grid: a wider one could find better experts. */
-static void where_nobody_refuses_spares_change_nothing(void **state)
+static void where_nobody_refuses_and_the_beam_has_all_spares_change_nothing(void **state)
 {
     (void)state;
     float y[2][64 * MOE_HIDDEN];
@@ -261,9 +307,10 @@ int main(void)
         cmocka_unit_test(a_busy_servers_other_experts_are_asked_where_there_is_nobody_else),
         cmocka_unit_test(where_everybody_refuses_the_pass_ends_at_once_after_a_bounded_search),
         cmocka_unit_test(spares_that_are_silent_cost_no_more_than_the_wait_for_the_rest),
+        cmocka_unit_test(every_row_gets_what_spares_there_are_however_often_somebody_refuses),
         cmocka_unit_test(a_spare_that_is_late_is_not_suspected_for_it),
         cmocka_unit_test(other_failures_are_masked_as_without_spares),
-        cmocka_unit_test(where_nobody_refuses_spares_change_nothing),
+        cmocka_unit_test(where_nobody_refuses_and_the_beam_has_all_spares_change_nothing),
         cmocka_unit_test(more_spares_than_a_beam_holds_are_refused_with_a_line),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -121,10 +121,31 @@ static void where_others_wait_too_what_is_queued_counts_for_more(void **state)
     begin();
     train(&bench[0], 40);
     for (unsigned i = 0; i < 10; i++) assert_ok(submit(&bench[0], 20, HM_NS_NEVER));
-    job[next].client = 1; /* its turn comes after one of the other's batches: 4 ms and its own 4 */
-    assert_status(submit(&bench[0], 20, 7 * HM_MS), HM_ERR_REFUSED);
-    assert_status(submit(&bench[0], 20, 9 * HM_MS), HM_ERR_REFUSED);
-    assert_ok(submit(&bench[0], 20, 40 * HM_MS));
+    struct hm_task task = {.pool = bench[0].pool, .row_count = 20, .client = 2};
+    hm_ns takes = hm_sched_predict(&task); /* what has its turn before, and its own 4 ms */
+    assert_in_range(takes, 7 * HM_MS, 20 * HM_MS);
+    job[next].client = 1;
+    assert_status(submit(&bench[0], 20, takes + HM_MS), HM_ERR_REFUSED);
+    job[next].client = 1;
+    assert_ok(submit(&bench[0], 20, takes + 8 * HM_MS));
+    stage_run_for(&stage, HM_S);
+    for (unsigned i = 0; i < next; i++) assert_status(job[i].status, HM_OK);
+    stage_close(&stage);
+}
+
+static void what_one_client_asks_of_several_experts_is_its_own_queue(void **state)
+{
+    (void)state;
+    struct bench many[8];
+    struct hm_lane *lane = begin();
+    memset(many, 0, sizeof many);
+    for (unsigned i = 0; i < 8; i++) {
+        bench_open(&stage, &many[i], lane,
+                   (struct hm_pool_conf){.batch_rows_max = 20, .out_row_bytes = 8});
+        train(&many[i], 10);
+    }
+    for (unsigned i = 0; i < 8; i++)
+        assert_ok(submit(&many[i], 20, 40 * HM_MS)); /* 32 are needed */
     stage_run_for(&stage, HM_S);
     for (unsigned i = 0; i < next; i++) assert_status(job[i].status, HM_OK);
     stage_close(&stage);
@@ -212,6 +233,7 @@ int main(void)
         cmocka_unit_test(the_load_is_all_that_the_lane_has_before_it),
         cmocka_unit_test(what_would_be_late_is_refused_at_once),
         cmocka_unit_test(where_others_wait_too_what_is_queued_counts_for_more),
+        cmocka_unit_test(what_one_client_asks_of_several_experts_is_its_own_queue),
         cmocka_unit_test(what_has_become_late_is_refused_when_its_turn_comes_and_does_not_run),
         cmocka_unit_test(a_deadline_that_has_passed_is_refused),
         cmocka_unit_test(urgent_rows_do_not_wait_for_less_urgent_ones),
