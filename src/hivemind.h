@@ -5,7 +5,7 @@
  * (hm_server).
  *
  * Threads: every function may be called from any thread, one thread at a time for each object, and
- * blocks until done or past its deadline.
+ * blocks until done or past its deadline; but those that end in _start return at once (hm_queue).
  * Errors:  0 or a negative status; hm_last_error() then has the line a person needs (what was
  * wrong, how to mend it), for the calling thread.  Outputs are written on success only.
  * Memory:  tensors are the caller's, dense, rows first.  Objects end by their close or put,
@@ -97,7 +97,32 @@ int hm_remote_expert_backward(struct hm_remote_expert *expert, const struct hm_a
 /* How its rows and gradients travel from now on: "none", "f16", "bf16" or "u8" (a quarter of the
  * bytes, 0.7 % off).  A server that does not take that gets them plain. */
 int hm_remote_expert_set_codec(struct hm_remote_expert *expert, const char *codec);
-void hm_remote_expert_put(struct hm_remote_expert *expert);
+void hm_remote_expert_put(struct hm_remote_expert *expert); /* calls that were started go on */
+
+/* Calls that a thread starts and waits for later, several at once.  A queue is one thread's at a
+ * time; its node's children are closed after it. */
+struct hm_queue;
+struct hm_completion {
+    void *tag;      /* as it was given at the start */
+    int status;     /* 0, or why the call failed, and */
+    char line[512]; /* the line for a person */
+};
+int hm_queue_open(struct hm_node *node, unsigned calls_max /* 0: 64; at most 1,024 */,
+                  struct hm_queue **queue);
+/* As forward and backward, but return at once; what the arrays point to stays until the call has been
+ * waited for.  HM_ERR_BUSY: calls_max are under way. */
+int hm_remote_expert_forward_start(struct hm_remote_expert *expert, const struct hm_array *x,
+                                   struct hm_array *y, int timeout_ms, struct hm_queue *queue,
+                                   void *tag);
+int hm_remote_expert_backward_start(struct hm_remote_expert *expert, const struct hm_array *x,
+                                    const struct hm_array *dy, struct hm_array *dx, int timeout_ms,
+                                    struct hm_queue *queue, void *tag);
+/* The next call that has ended, in the order of their ends.  HM_ERR_TIMED_OUT: none has yet (a call
+ * ends by its own deadline); HM_ERR_NOT_FOUND: none is under way.  A node that does not listen may
+ * rest for some 50 ms at a time while nobody waits: start early, wait soon. */
+int hm_queue_wait(struct hm_queue *queue, int timeout_ms /* 0: 5,000 */,
+                  struct hm_completion *completion);
+void hm_queue_close(struct hm_queue *queue); /* waits for what is under way; NULL is allowed */
 
 struct hm_remote_mixture; /* gate + beam search over a grid of experts */
 struct hm_remote_mixture_options {

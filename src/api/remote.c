@@ -126,7 +126,7 @@ int hm_remote_expert_set_codec(struct hm_remote_expert *expert, const char *code
     return HM_OK;
 }
 
-static enum hm_status same_shape(const struct hm_array *a, const struct hm_array *b)
+enum hm_status hm_array_same_shape(const struct hm_array *a, const struct hm_array *b)
 {
     if (a->dims == b->dims && memcmp(a->dim, b->dim, a->dims * sizeof(a->dim[0])) == 0)
         return HM_OK;
@@ -141,7 +141,7 @@ int hm_remote_expert_forward(struct hm_remote_expert *expert, const struct hm_ar
                            .timeout = hm_node_timeout(timeout_ms, CALL_TIMEOUT_STANDARD_MS)};
     enum hm_status status = hm_array_tensor(x, &op.x);
     if (!status) status = hm_array_tensor(y, &op.out);
-    if (!status) status = same_shape(x, y);
+    if (!status) status = hm_array_same_shape(x, y);
     return status ? status : hm_node_run(expert->node, forward_on_loop, &op);
 }
 
@@ -154,8 +154,8 @@ int hm_remote_expert_backward(struct hm_remote_expert *expert, const struct hm_a
     enum hm_status status = hm_array_tensor(x, &op.x);
     if (!status) status = hm_array_tensor(dy, &op.dy);
     if (!status) status = hm_array_tensor(dx, &op.out);
-    if (!status) status = same_shape(x, dy);
-    if (!status) status = same_shape(x, dx);
+    if (!status) status = hm_array_same_shape(x, dy);
+    if (!status) status = hm_array_same_shape(x, dx);
     return status ? status : hm_node_run(expert->node, backward_on_loop, &op);
 }
 

@@ -22,5 +22,8 @@ struct hm_remote_mixture {
 /* A view of the caller's array; one dimension is one row.  HM_ERR_INVALID with a line. */
 HM_MUST_CHECK enum hm_status hm_array_tensor(const struct hm_array *array,
                                              struct hm_tensor *tensor);
+/* HM_ERR_SHAPE with a line. */
+HM_MUST_CHECK enum hm_status hm_array_same_shape(const struct hm_array *a,
+                                                 const struct hm_array *b);
 
 #endif
