@@ -7,14 +7,22 @@ enum { ROWS = 20, K_BEST = 4 };
 static struct moe_swarm swarm;
 static struct moe_pass pass;
 
-static void open_swarm(uint64_t seed, uint32_t k_min, uint32_t spares)
+/* Three servers; of `other` what is not 0 stands instead of moe_conf's. */
+static void open_with(uint64_t seed, uint32_t rows, const struct hm_mixture_conf *other)
 {
     struct hm_mixture_conf conf;
     moe_swarm_open(&swarm, seed, 3);
     moe_conf(&swarm, &conf);
-    conf.k_min = k_min;
-    conf.spares = spares;
-    moe_pass_init(&pass, &swarm, &conf, ROWS, seed);
+    if (other->k_best) conf.k_best = other->k_best;
+    if (other->k_min) conf.k_min = other->k_min;
+    conf.spares = other->spares;
+    conf.timeout_after_k_min = other->timeout_after_k_min;
+    moe_pass_init(&pass, &swarm, &conf, rows, seed);
+}
+
+static void open_swarm(uint64_t seed, uint32_t k_min, uint32_t spares)
+{
+    open_with(seed, ROWS, &(struct hm_mixture_conf){.k_min = k_min, .spares = spares});
 }
 
 static void close_swarm(void)
@@ -154,13 +162,9 @@ static void where_everybody_refuses_the_pass_ends_at_once_after_a_bounded_search
 static void spares_that_are_silent_cost_no_more_than_the_wait_for_the_rest(void **state)
 {
     (void)state;
-    struct hm_mixture_conf conf;
-    moe_swarm_open(&swarm, 27, 3);
-    moe_conf(&swarm, &conf);
-    conf.k_best = 2;
-    conf.spares = 1;
-    conf.timeout_after_k_min = 100 * HM_MS;
-    moe_pass_init(&pass, &swarm, &conf, 1, 27);
+    open_with(
+        27, 1,
+        &(struct hm_mixture_conf){.k_best = 2, .spares = 1, .timeout_after_k_min = 100 * HM_MS});
     memset(pass.logits, 0, sizeof pass.logits);
     pass.logits[0] = pass.logits[MOE_GRID] = 5; /* ffn.0.0, then ffn.0.1, then ffn.1.0 */
     pass.logits[MOE_GRID + 1] = 4;
@@ -190,12 +194,7 @@ static void every_row_gets_what_spares_there_are_however_often_somebody_refuses(
     static const char *const bad[] = {"ffn.0.0", "ffn.1.0", "ffn.2.0", NULL};
     enum { MANY = 64, SPARES = 2, K = 2 };
     for (uint64_t seed = 1; seed <= 20; seed++) {
-        struct hm_mixture_conf conf;
-        moe_swarm_open(&swarm, seed, 3);
-        moe_conf(&swarm, &conf);
-        conf.k_best = K;
-        conf.spares = SPARES;
-        moe_pass_init(&pass, &swarm, &conf, MANY, seed);
+        open_with(seed, MANY, &(struct hm_mixture_conf){.k_best = K, .spares = SPARES});
         for (unsigned i = 0; i < 3; i++) {
             refuse(bad[i], HM_ERR_BUSY);
             moe_expert(&swarm, bad[i], NULL)->delay = (10 + 20 * i) * HM_MS;
@@ -219,11 +218,7 @@ static void every_row_gets_what_spares_there_are_however_often_somebody_refuses(
 static void a_spare_that_is_late_is_not_suspected_for_it(void **state)
 {
     (void)state;
-    struct hm_mixture_conf conf;
-    moe_swarm_open(&swarm, 40, 3);
-    moe_conf(&swarm, &conf);
-    conf.k_best = conf.spares = 1;
-    moe_pass_init(&pass, &swarm, &conf, 2, 40);
+    open_with(40, 2, &(struct hm_mixture_conf){.k_best = 1, .spares = 1});
     memset(pass.logits, 0, sizeof pass.logits);
     float *row = pass.logits; /* ffn.0.0 of server 0, then ffn.0.1 of server 1 */
     row[0] = row[MOE_GRID] = 5;
