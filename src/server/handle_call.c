@@ -75,6 +75,19 @@ static uint32_t wire_us(hm_ns time)
     return time / HM_US > UINT32_MAX ? UINT32_MAX : (uint32_t)(time / HM_US);
 }
 
+/* Where its answer lies, whole and coded. */
+static struct hm_span answer_span(const struct hm_served_part *part, const struct hm_rows *rows)
+{
+    size_t row_bytes = hm_expert_server_out_row_bytes(part);
+    if (part->echoed) {
+        size_t x = (size_t)((const char *)part->x - (const char *)part->call->slab->base);
+        return hm_buf_part(part->call->slab, x + part->view.first * row_bytes,
+                           rows->count * row_bytes);
+    }
+    size_t pitch = out_schema(part)->row[0].dim[0] * sizeof(float); /* of the batch's pieces */
+    return hm_buf_part(rows->slab, rows->first * pitch, rows->count * row_bytes);
+}
+
 void hm_expert_server_answer(struct hm_served_part *part, enum hm_status status,
                              const struct hm_rows *rows)
 {
@@ -91,9 +104,7 @@ void hm_expert_server_answer(struct hm_served_part *part, enum hm_status status,
     if (status == HM_OK) {
         answer.schema = *out_schema(part);
         answer.row_count = rows->count;
-        size_t pitch = answer.schema.row[0].dim[0] * sizeof(float); /* of the batch's pieces */
-        span = hm_buf_part(rows->slab, rows->first * pitch,
-                           rows->count * hm_expert_server_out_row_bytes(part));
+        span = answer_span(part, rows);
         span_count = 1;
         server->parts_ok.value++;
         server->rows_done += rows->count;

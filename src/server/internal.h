@@ -52,6 +52,7 @@ struct hm_served_part {
     /* Written by the lane, read by the loop once the task has ended. */
     uint64_t step;
     bool stepped; /* an optimizer step was made with its rows */
+    bool echoed;  /* its answer is its rows, where they arrived */
     /* Why it fails although its batch did not: HM_ERR_NUMERIC, its rows are not finite and were
      * left out; else what they made of the expert when they ran by themselves. */
     enum hm_status failed;

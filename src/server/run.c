@@ -10,8 +10,16 @@
  *
  * What comes out is written where the replies are sent from.  If some part wants its rows coded, it
  * is written aside, and one pass codes it from there.  Rows of an expert that gives back its input
- * are gathered where its output goes. */
+ * are gathered where its output goes, or, where they already lie together, only looked at: they are
+ * sent from where they arrived. */
 #include "server/internal.h"
+
+static const char *rows_of(const struct hm_served_part *part, const void *rows, uint32_t first,
+                           uint32_t columns)
+{
+    return (const char *)rows +
+           (size_t)(part->view.first + first) * hm_codec_row_bytes(hm_served_codec(part), columns);
+}
 
 /* Rows [first, first + count) of a part, from its call's rows to `into`. */
 static enum hm_status gather(struct hm_exec *exec, const struct hm_served_part *part,
@@ -21,9 +29,7 @@ static enum hm_status gather(struct hm_exec *exec, const struct hm_served_part *
     const struct hm_call_part *view = &part->view;
     const struct hm_codec *codec = hm_served_codec(part);
     struct hm_tensor to = hm_matrix_f32(into, count, columns);
-    const char *from = rows;
-    if (!view->index) /* contiguous: the rows themselves */
-        from += (size_t)(view->first + first) * hm_codec_row_bytes(codec, columns);
+    const char *from = view->index ? rows : rows_of(part, rows, first, columns);
     return exec->device->ops->decode(exec->stream, codec, from,
                                      view->index ? view->index + first : NULL,
                                      scale ? scale + first : NULL, &to, finite);
@@ -58,9 +64,17 @@ static enum hm_status rest_finite(struct hm_exec *exec, const struct hm_served_p
     return status;
 }
 
-/* Fills x (and the lane's dy) with the batch's rows; *good counts the pieces that take part. */
+/* Whether the piece is a whole part whose rows lie together. */
+static bool lies_together(const struct hm_piece *piece)
+{
+    const struct hm_served_part *part = piece->task->arg;
+    return !part->view.index && piece->count == part->view.row_count;
+}
+
+/* Fills x (and the lane's dy) with the batch's rows; *good counts the pieces that take part.  `echo`:
+ * of an expert that gives back x as it is, so what lies together may stay where it is. */
 static enum hm_status gather_batch(const struct hm_served_pass *pass, const struct hm_batch *batch,
-                                   uint32_t columns, float *batch_x, unsigned *good)
+                                   uint32_t columns, float *batch_x, bool echo, unsigned *good)
 {
     struct hm_served_lane *lane = pass->hosted->lane;
     *good = 0;
@@ -72,8 +86,13 @@ static enum hm_status gather_batch(const struct hm_served_pass *pass, const stru
         float *x = batch_x + offset;
         float *dy = pass->pass == HM_PASS_BACKWARD ? (float *)lane->dy.base + offset : NULL;
         bool finite = false;
-        enum hm_status status = gather_both(&lane->exec, part, piece->task_first, piece->count,
-                                            columns, x, dy, &finite);
+        enum hm_status status = HM_OK;
+        part->echoed = echo && lies_together(piece);
+        if (part->echoed)
+            finite = hm_f32_all_finite(rows_of(part, part->x, 0, columns), elements);
+        else
+            status = gather_both(&lane->exec, part, piece->task_first, piece->count, columns, x, dy,
+                                 &finite);
         if (!status && finite)
             status = rest_finite(&lane->exec, part, piece, columns, lane->out.base, &finite);
         if (status) return status;
@@ -177,7 +196,7 @@ enum hm_status hm_expert_server_run_batch(void *arg, struct hm_batch *batch)
     float *x = in_place ? y : lane->x.base;
     unsigned good = 0;
 
-    enum hm_status status = gather_batch(pass, batch, columns, x, &good);
+    enum hm_status status = gather_batch(pass, batch, columns, x, in_place, &good);
     if (!status && good == 0) status = HM_ERR_NUMERIC;
     if (!status) status = compute(pass, x, y, 0, batch->row_count);
     if (status == HM_ERR_EXPERT_NUMERIC && good > 1) {

@@ -10,6 +10,7 @@
 
 #include <stdatomic.h>
 #include <stdio.h>
+#include <string.h>
 
 static const struct hm_codec codecs[HM_CODEC_COUNT] = {
     {HM_CODEC_NONE, "none"},
@@ -146,4 +147,24 @@ enum hm_status hm_codec_decode(const struct hm_codec *codec, const void *from, u
             return HM_ERR_NUMERIC;
     }
     return HM_OK;
+}
+
+/* A piece at a time, so that what is found early ends it, and the loop over a piece is one of
+ * vectors. */
+bool hm_f32_all_finite(const void *values, size_t count)
+{
+    enum { PIECE = 1024 };
+    const uint32_t exponent = UINT32_C(0x7f800000);
+    const char *at = values;
+    for (size_t first = 0; first < count; first += PIECE, at += PIECE * sizeof(uint32_t)) {
+        size_t end = count - first < PIECE ? count - first : PIECE;
+        uint32_t wrong = 0;
+        for (size_t i = 0; i < end; i++) {
+            uint32_t bits;
+            memcpy(&bits, at + i * sizeof bits, sizeof bits);
+            wrong |= (bits & exponent) == exponent;
+        }
+        if (wrong) return false;
+    }
+    return true;
 }

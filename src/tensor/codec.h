@@ -21,6 +21,7 @@
 
 #include "base/status.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -59,6 +60,8 @@ HM_MUST_CHECK enum hm_status hm_codec_encode(const struct hm_codec *codec, const
 HM_MUST_CHECK enum hm_status hm_codec_decode(const struct hm_codec *codec, const void *from,
                                              uint32_t columns, const uint32_t *index,
                                              const float *scale, uint32_t rows, float *to);
+/* Whether every one of `count` f32 values is finite; `values` needs no alignment. */
+bool hm_f32_all_finite(const void *values, size_t count);
 /* Which instructions code here: "avx2", or "scalar". */
 const char *hm_codec_instructions(void);
 
