@@ -11,6 +11,9 @@
  * Invariant:  bytes_used + bytes_cached <= bytes_max.  Every struct is in use, in one class's list
  *             or in `spare`.
  *
+ * Lent buffers are structs without memory; what stands for reclaimed memory is one piece for all of
+ * them to read and one to write, made with the first that is lent.
+ *
  * Size classes: 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, ... KiB: four a doubling, so at most a fifth is
  * lost to rounding.  Under ASan the bytes of cached buffers are poisoned: a lane that reads a
  * buffer after its last put is found. */
@@ -19,6 +22,7 @@
 #include "base/assert.h"
 
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -39,6 +43,7 @@ enum {
     MAPPED_BYTES_MIN = 64 << 10, /* from here on whole pages, straight from the kernel */
     HUGE_BYTES_MIN = 2 << 20,
     ALIGNMENT = 64, /* a cache line, and an AVX-512 register */
+    NOWHERE_BYTES = 64 << 10,
 };
 
 struct chunk {
@@ -51,6 +56,8 @@ struct hm_buf_pool {
     struct hm_buf *cached[CLASSES];
     struct hm_buf *spare; /* structs without memory */
     struct chunk *chunks;
+    uint8_t *nowhere; /* what is read of reclaimed memory, then what is written there */
+    unsigned lent;
 };
 
 /* The class of `bytes` and its capacity.  Above 4 KiB: e is the highest bit of bytes - 1, and the
@@ -113,7 +120,7 @@ static void drop_cached(struct hm_buf_pool *pool, unsigned class)
 void hm_buf_pool_destroy(struct hm_buf_pool *pool)
 {
     if (!pool) return;
-    HM_ASSERT(pool->bytes_used == 0); /* a buffer has not come back */
+    HM_ASSERT(pool->bytes_used == 0 && pool->lent == 0); /* a buffer has not come back */
     for (unsigned class = 0; class < CLASSES; class ++)
         while (pool->cached[class]) drop_cached(pool, class);
     HM_ASSERT(pool->bytes_cached == 0);
@@ -122,6 +129,7 @@ void hm_buf_pool_destroy(struct hm_buf_pool *pool)
         pool->chunks = chunk->next;
         free(chunk);
     }
+    free(pool->nowhere);
     free(pool);
 }
 
@@ -229,6 +237,12 @@ void hm_buf_put(struct hm_buf *buf)
     if (--buf->refs > 0) return;
     struct hm_buf_pool *pool = buf->pool;
     size_t capacity;
+    if (buf->lent) {
+        pool->lent--;
+        *buf = (struct hm_buf){.next = pool->spare};
+        pool->spare = buf;
+        return;
+    }
     unsigned class = class_of(buf->capacity, &capacity);
     HM_ASSERT(capacity == buf->capacity && pool->bytes_used >= capacity);
     pool->bytes_used -= capacity;
@@ -248,4 +262,50 @@ struct hm_span hm_buf_part(struct hm_buf *buf, size_t offset, size_t bytes)
     HM_ASSERT(offset <= buf->bytes && bytes <= buf->bytes - offset);
     return (struct hm_span){
         .base = (char *)buf->base + offset, .bytes = bytes, .mem = HM_MEM_HOST, .owner = buf};
+}
+
+/* ---- lent memory ------------------------------------------------------------------------------ */
+
+enum hm_status hm_buf_lend(struct hm_buf_pool *pool, void *base, size_t bytes, struct hm_buf **buf)
+{
+    if (!pool->nowhere) {
+        pool->nowhere = aligned_alloc(ALIGNMENT, 2 * (size_t)NOWHERE_BYTES);
+        if (!pool->nowhere) return HM_ERR_NO_MEMORY;
+        memset(pool->nowhere, 0xff, NOWHERE_BYTES);
+    }
+    struct hm_buf *got = struct_get(pool);
+    if (!got) return HM_ERR_NO_MEMORY;
+    *got = (struct hm_buf){.base = base, .bytes = bytes, .refs = 1, .pool = pool, .lent = true};
+    pool->lent++;
+    *buf = got;
+    return HM_OK;
+}
+
+void hm_buf_reclaim(struct hm_buf *buf)
+{
+    if (!buf) return;
+    HM_ASSERT(buf->lent);
+    buf->reclaimed = true;
+}
+
+/* What stands for the span's memory, if that is gone. */
+static uint8_t *nowhere(const struct hm_span *span, size_t offset, size_t *bytes)
+{
+    HM_ASSERT(offset <= span->bytes);
+    if (*bytes > span->bytes - offset) *bytes = span->bytes - offset;
+    if (!span->owner || !span->owner->reclaimed) return NULL;
+    if (*bytes > NOWHERE_BYTES) *bytes = NOWHERE_BYTES;
+    return span->owner->pool->nowhere;
+}
+
+const uint8_t *hm_span_read(const struct hm_span *span, size_t offset, size_t *bytes)
+{
+    const uint8_t *instead = nowhere(span, offset, bytes);
+    return instead ? instead : (const uint8_t *)span->base + offset;
+}
+
+uint8_t *hm_span_write(const struct hm_span *span, size_t offset, size_t *bytes)
+{
+    uint8_t *instead = nowhere(span, offset, bytes);
+    return instead ? instead + NOWHERE_BYTES : (uint8_t *)span->base + offset;
 }

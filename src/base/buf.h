@@ -5,6 +5,10 @@
  * from 4 KiB) and uses them again, also for sizes down to half of theirs; what it holds, in use and cached, never exceeds bytes_max: an
  * exhausted pool is HM_ERR_BUSY for its user.
  *
+ * A lent buffer is somebody else's memory on such a path, so that what is large need not be copied
+ * into a slab first or out of one last.  Its lender can take it back at any time, whoever still
+ * refers to it.
+ *
  * Thread:  references and pools belong to the loop thread.  A lane or a caller's thread reads and
  *          writes the *bytes* of a buffer that the loop holds for it, and never touches the count.
  * Memory:  bases are aligned to 64 bytes, and to the page for buffers of 64 KiB and more. */
@@ -13,6 +17,7 @@
 
 #include "base/status.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -26,6 +31,7 @@ struct hm_buf {
     uint32_t refs;
     struct hm_buf_pool *pool;
     struct hm_buf *next; /* the pool's free list */
+    bool lent, reclaimed;
 };
 
 /* A piece of memory and who keeps it alive.  owner NULL: static storage, valid for ever (tests,
@@ -56,5 +62,22 @@ void hm_buf_put(struct hm_buf *buf);           /* NULL is allowed */
  * reference. */
 struct hm_span hm_buf_span(struct hm_buf *buf);
 struct hm_span hm_buf_part(struct hm_buf *buf, size_t offset, size_t bytes);
+
+/* ---- lent memory ------------------------------------------------------------------------------ */
+
+/* One reference to `bytes` bytes of the caller's own, which take no room of the pool's.  The caller
+ * keeps them until the buffer has come back or is reclaimed.  HM_ERR_NO_MEMORY. */
+HM_MUST_CHECK enum hm_status hm_buf_lend(struct hm_buf_pool *pool, void *base, size_t bytes,
+                                         struct hm_buf **buf);
+/* Nobody touches the lender's memory any more.  Who still refers to the buffer reads bytes 0xff there
+ * (as f32 not a number, which who receives rows refuses), and writes into the void.  For lent
+ * buffers, as often as one likes; NULL is allowed. */
+void hm_buf_reclaim(struct hm_buf *buf);
+/* Where to read, or to write, a span's bytes from `offset` on: *bytes of them (in: how many are
+ * wanted, out: at least one of those, if any are) until the next turn of the loop.  Whoever handles
+ * spans that may be lent goes through these, piece by piece: a span's own base is not told when its
+ * memory is reclaimed.  Pieces of up to 64 KiB are never cut but by the span's end. */
+const uint8_t *hm_span_read(const struct hm_span *span, size_t offset, size_t *bytes);
+uint8_t *hm_span_write(const struct hm_span *span, size_t offset, size_t *bytes);
 
 #endif

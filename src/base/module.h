@@ -39,6 +39,8 @@ enum { HM_MODULE_ABI = 1 }; /* of the two structs at the end */
     X(struct hm_buf *, hm_buf_get, (struct hm_buf * a), (a))                                       \
     X(struct hm_span, hm_buf_span, (struct hm_buf * a), (a))                                       \
     X(struct hm_span, hm_buf_part, (struct hm_buf * a, size_t b, size_t c), (a, b, c))             \
+    X(const uint8_t *, hm_span_read, (const struct hm_span *a, size_t b, size_t *c), (a, b, c))    \
+    X(uint8_t *, hm_span_write, (const struct hm_span *a, size_t b, size_t *c), (a, b, c))         \
     X(enum hm_status, hm_map_init, (struct hm_map * a, uint32_t b), (a, b))                        \
     X(struct hm_map_node *, hm_map_find,                                                           \
       (const struct hm_map *a, uint64_t b, hm_map_equal c, const void *d), (a, b, c, d))           \

@@ -1,15 +1,17 @@
-/* moe/dispatch_call.c - one call to one server: rows into a slab, answers out of pulled buffers.
+/* moe/dispatch_call.c - one call to one server: what it sends (dispatch_build.c), and answers out of
+ * pulled buffers.
  *
  *   get ──► send ──► reply, reply, … ──► end ──► idle again (once no pull is left)
  *                        └─ the operation may leave at any time: cancelled, later replies dropped
  *
- * Happy path:    each row is coded into the slab once, whatever number of parts uses it; each reply
- *                decides one part, decoded from where it arrived into the caller's answer.
+ * Happy path:    each reply decides one part, decoded from where it arrived into the caller's answer;
+ *                many rows that are not coded are pulled straight into it.
  * Failure modes: a reply that does not fit what was asked breaks the protocol: its part fails, the
  *                server is suspected. A failing reply without a header, and end() with an error,
  *                fail every part that is still open.
- * Invariants:    the wire refers to the slab only, never to the caller's memory; answers are
- *                written while the operation lives, and only there. */
+ * Invariants:    the wire refers to slabs, and to the caller's memory only as lent (base/buf.h): it is
+ *                reclaimed before the operation ends.  Answers are written while it lives, and only
+ *                there. */
 #include "moe/dispatch_internal.h"
 
 #include <stdlib.h>
@@ -37,7 +39,7 @@ struct hm_server_call *hm_server_call_get(struct hm_dispatch_op *op,
     call->op = op;
     call->server = *server;
     call->peer = NULL;
-    call->slab = NULL;
+    call->slab = call->lent[0] = call->lent[1] = NULL;
     call->codec = hm_codec_find(HM_CODEC_NONE);
     call->tried = call->latecomer = call->on_wire = call->suspected = false;
     call->timed = false;
@@ -47,13 +49,21 @@ struct hm_server_call *hm_server_call_get(struct hm_dispatch_op *op,
     return call;
 }
 
+static void reclaim(struct hm_server_call *call)
+{
+    for (unsigned i = 0; i < HM_COUNT_OF(call->lent); i++) hm_buf_reclaim(call->lent[i]);
+    for (unsigned i = 0; i < call->part_count; i++)
+        if (call->pull[i].lent) hm_buf_reclaim(call->pull[i].buf);
+}
+
 static void give_back(struct hm_server_call *call)
 {
     HM_ASSERT(!call->on_wire && call->pulls == 0);
     if (call->peer) hm_peer_put(call->peer);
+    reclaim(call); /* the wire may hold on to what it has sent */
     hm_buf_put(call->slab);
+    for (unsigned i = 0; i < HM_COUNT_OF(call->lent); i++) hm_buf_put(call->lent[i]);
     call->peer = NULL;
-    call->slab = NULL;
     hm_list_remove(&call->link);
     hm_list_push(&call->dispatch->idle, &call->link);
     call->dispatch->calls_used--;
@@ -63,11 +73,6 @@ static void give_back(struct hm_server_call *call)
 static void give_back_if_over(struct hm_server_call *call)
 {
     if (!call->on_wire && call->pulls == 0) give_back(call);
-}
-
-static struct hm_dispatch_part *part_of(struct hm_server_call *call, unsigned number)
-{
-    return &call->op->part[call->part[number]];
 }
 
 /* A failure that says something about the server or its expert is told to the directory at once. */
@@ -89,7 +94,7 @@ static void teach(struct hm_server_call *call, const struct hm_dispatch_part *pa
 static void decide(struct hm_server_call *call, unsigned number, enum hm_status status)
 {
     if (!call->op) return;
-    struct hm_dispatch_part *part = part_of(call, number);
+    struct hm_dispatch_part *part = hm_server_call_part(call, number);
     if (part->status != HM_INPROGRESS) return;
     if (status != HM_OK) teach(call, part, status);
     hm_dispatch_decide(call->op, part, status);
@@ -131,111 +136,6 @@ static void count_times(struct hm_server_call *call, const struct hm_server_time
 
 /* ---- sending --------------------------------------------------------------------------------- */
 
-/* Numbers the rows that the call's parts use, in the order of their first use (op->local, and back:
- * op->order); returns how many. */
-static uint32_t number_rows(struct hm_server_call *call)
-{
-    struct hm_dispatch_op *op = call->op;
-    uint32_t count = 0;
-    memset(op->local, 0xff, op->row_count * sizeof *op->local);
-    for (unsigned i = 0; i < call->part_count; i++) {
-        const struct hm_dispatch_part *part = part_of(call, i);
-        for (uint32_t k = 0; k < part->row_count; k++) {
-            if (op->local[part->row[k]] != UINT32_MAX) continue;
-            op->order[count] = part->row[k];
-            op->local[part->row[k]] = count++;
-        }
-    }
-    return count;
-}
-
-static bool consecutive(const uint32_t *index, uint32_t count)
-{
-    for (uint32_t i = 1; i < count; i++) {
-        if (index[i] != index[i - 1] + 1) return false;
-    }
-    return true;
-}
-
-/* Fills the part table's description; `index` has room for the rows of all parts. */
-static void describe_parts(struct hm_server_call *call, struct hm_call_part *parts, uint32_t *index)
-{
-    for (unsigned i = 0; i < call->part_count; i++) {
-        const struct hm_dispatch_part *part = part_of(call, i);
-        for (uint32_t k = 0; k < part->row_count; k++) index[k] = call->op->local[part->row[k]];
-        bool run = consecutive(index, part->row_count);
-        parts[i] =
-            (struct hm_call_part){.uid = part->uid,
-                                  .row_count = part->row_count,
-                                  .first = run ? index[0] : 0,
-                                  .index = run ? NULL : index,
-                                  .scale = call->op->pass == HM_PASS_BACKWARD ? part->scale : NULL};
-        if (!run) index += part->row_count;
-    }
-}
-
-/* The slab and the header of the call. */
-static enum hm_status build(struct hm_server_call *call, uint8_t *header, size_t *header_bytes)
-{
-    struct hm_dispatch *dispatch = call->dispatch;
-    struct hm_dispatch_op *op = call->op;
-    bool backward = op->pass == HM_PASS_BACKWARD;
-    if (op->codec) /* without a directory the caller knows what servers take */
-        call->codec = dispatch->directory
-                          ? hm_directory_codec(dispatch->directory, &call->server, op->codec)
-                          : op->codec;
-    struct hm_call_part parts[HM_CALL_PARTS_MAX];
-    struct hm_buf *index;
-    size_t indices = 0;
-    for (unsigned i = 0; i < call->part_count; i++) indices += part_of(call, i)->row_count;
-    enum hm_status status = hm_buf_pool_get(dispatch->buffers, indices * sizeof(uint32_t), &index);
-    if (status != HM_OK) return status;
-    uint32_t row_count = number_rows(call);
-    describe_parts(call, parts, index->base);
-
-    struct hm_call_head head = {
-        .pass = op->pass,
-        .codec = call->codec->id,
-        .priority = dispatch->priority,
-        .schema = op->schema,
-        .row_count = row_count,
-        .part_count = (uint16_t)call->part_count,
-        .incarnation = dispatch->incarnation,
-        .sequence = backward ? ++dispatch->backward_sequence : ++dispatch->forward_sequence,
-        .flags = call->timed ? HM_CALL_TIMED : 0,
-    };
-    size_t table_bytes = hm_call_table_bytes(parts, call->part_count);
-    uint64_t rows_bytes, payload_bytes;
-    head.table_bytes = table_bytes > UINT32_MAX ? UINT32_MAX : (uint32_t)table_bytes;
-    status = hm_call_rows_bytes(&op->schema, call->codec->id, row_count, &rows_bytes);
-    if (status == HM_OK) status = hm_call_payload_bytes(&head, &payload_bytes);
-    if (status == HM_OK)
-        status = hm_buf_pool_get(dispatch->buffers, (size_t)payload_bytes, &call->slab);
-    if (status == HM_OK) {
-        struct hm_writer writer;
-        hm_writer_init(&writer, call->slab->base, table_bytes);
-        hm_call_table_encode(parts, call->part_count, &writer);
-        HM_ASSERT(hm_writer_ok(&writer) && hm_writer_count(&writer) == table_bytes);
-        uint8_t *rows = (uint8_t *)call->slab->base + table_bytes;
-        status = hm_codec_encode(call->codec, op->x, op->columns, op->order, row_count, rows);
-        if (status == HM_OK && backward)
-            status = hm_codec_encode(call->codec, op->dy, op->columns, op->order, row_count,
-                                     rows + rows_bytes);
-    }
-    hm_buf_put(index);
-    if (status != HM_OK) return status;
-
-    struct hm_writer writer;
-    hm_writer_init(&writer, header, HM_DISPATCH_HEADER_BYTES);
-    hm_call_head_encode(&head, &writer);
-    HM_ASSERT(hm_writer_ok(&writer));
-    *header_bytes = hm_writer_count(&writer);
-    atomic_fetch_add_explicit(&dispatch->rows, row_count, memory_order_relaxed);
-    if (call->codec->id != HM_CODEC_NONE)
-        atomic_fetch_add_explicit(&dispatch->calls_coded, 1, memory_order_relaxed);
-    return HM_OK;
-}
-
 void hm_server_call_send(struct hm_server_call *call)
 {
     struct hm_dispatch *dispatch = call->dispatch;
@@ -244,7 +144,7 @@ void hm_server_call_send(struct hm_server_call *call)
     call->tried = true;
     call->timed = call->peer && is_timed(call);
     enum hm_status status =
-        call->peer ? build(call, header, &header_bytes) : HM_ERR_PEER_UNREACHABLE;
+        call->peer ? hm_server_call_build(call, header, &header_bytes) : HM_ERR_PEER_UNREACHABLE;
     atomic_fetch_add_explicit(&dispatch->calls, 1, memory_order_relaxed);
     if (status == HM_OK) {
         call->call = (struct hm_call){.method = HM_METHOD_EXPERT_CALL,
@@ -256,6 +156,8 @@ void hm_server_call_send(struct hm_server_call *call)
                                       .reply = reply,
                                       .end = end,
                                       .arg = call};
+        for (unsigned i = 0; i < HM_COUNT_OF(call->lent) && call->lent[i]; i++)
+            call->call.payload[call->call.span_count++] = hm_buf_span(call->lent[i]);
         if (call->timed) call->sent = hm_loop_clock(dispatch->loop);
         status = hm_rpc_call(call->peer, &call->call);
     }
@@ -274,10 +176,43 @@ void hm_server_call_send(struct hm_server_call *call)
  * mixture. */
 static enum hm_status take_rows(struct hm_server_call *call, unsigned number, const void *rows)
 {
-    struct hm_dispatch_part *part = part_of(call, number);
+    struct hm_dispatch_part *part = hm_server_call_part(call, number);
     enum hm_status status = hm_codec_decode(call->codec, rows, call->op->columns, NULL, NULL,
                                             part->row_count, part->answer);
     return status == HM_ERR_NUMERIC ? HM_ERR_EXPERT_NUMERIC : status;
+}
+
+/* Those that have been pulled to where they belong. */
+static enum hm_status look_at_rows(struct hm_server_call *call, unsigned number)
+{
+    const struct hm_dispatch_part *part = hm_server_call_part(call, number);
+    bool finite = hm_f32_all_finite(part->answer, (size_t)part->row_count * call->op->columns);
+    return finite ? HM_OK : HM_ERR_EXPERT_NUMERIC;
+}
+
+/* A place for an announced answer: where it belongs, if it may come there as it is. */
+static enum hm_status pull_init(struct hm_pull *pull, struct hm_server_call *call,
+                                const struct hm_call_answer *answer, size_t bytes)
+{
+    struct hm_buf_pool *buffers = call->dispatch->buffers;
+    pull->call = call;
+    pull->part = answer->part;
+    pull->times = answer->times;
+    pull->lent = call->codec->id == HM_CODEC_NONE && bytes >= HM_DISPATCH_LEND_BYTES_MIN &&
+                 hm_rpc_pulls_lent(call->dispatch->rpc);
+    enum hm_status status =
+        pull->lent ? hm_buf_lend(buffers, hm_server_call_part(call, answer->part)->answer, bytes,
+                                 &pull->buf)
+                   : hm_buf_pool_get(buffers, bytes, &pull->buf);
+    if (status != HM_OK) pull->lent = false;
+    return status;
+}
+
+static void pull_fini(struct hm_pull *pull)
+{
+    hm_buf_put(pull->buf);
+    pull->buf = NULL;
+    pull->lent = false;
 }
 
 static void pulled(void *arg, enum hm_status status)
@@ -288,13 +223,13 @@ static void pulled(void *arg, enum hm_status status)
     if (call->op) {
         if (status == HM_OK && call->timed) count_times(call, &pull->times);
         if (status == HM_OK)
-            status = take_rows(call, pull->part, pull->buf->base);
+            status = pull->lent ? look_at_rows(call, pull->part)
+                                : take_rows(call, pull->part, pull->buf->base);
         else if (status == HM_ERR_CANCELED)
             status = HM_ERR_PEER_RESET; /* nobody here cancels a pull */
         decide(call, pull->part, status);
     }
-    hm_buf_put(pull->buf);
-    pull->buf = NULL;
+    pull_fini(pull);
     give_back_if_over(call);
 }
 
@@ -309,21 +244,17 @@ static enum hm_status receive(struct hm_server_call *call, const struct hm_call_
         return status;
     }
     struct hm_pull *pull = &call->pull[answer->part];
-    enum hm_status status = hm_buf_pool_get(call->dispatch->buffers, in->bytes, &pull->buf);
+    enum hm_status status = pull_init(pull, call, answer, in->bytes);
     if (status != HM_OK) {
         hm_inbound_drop(in);
         return status;
     }
-    pull->call = call;
-    pull->part = answer->part;
-    pull->times = answer->times;
     struct hm_span span = hm_buf_span(pull->buf);
     call->pulls++;
     status = hm_inbound_pull(in, &span, pulled, pull);
     if (status == HM_OK || status == HM_INPROGRESS) return HM_INPROGRESS;
     call->pulls--;
-    hm_buf_put(pull->buf);
-    pull->buf = NULL;
+    pull_fini(pull);
     return status;
 }
 
@@ -331,7 +262,7 @@ static enum hm_status receive(struct hm_server_call *call, const struct hm_call_
 static bool fits(struct hm_server_call *call, const struct hm_call_answer *answer, size_t bytes)
 {
     uint64_t wanted;
-    return answer->row_count == part_of(call, answer->part)->row_count &&
+    return answer->row_count == hm_server_call_part(call, answer->part)->row_count &&
            answer->codec == call->codec->id && answer->timed == call->timed &&
            hm_schema_equal(&answer->schema, &call->op->schema) &&
            hm_call_rows_bytes(&answer->schema, answer->codec, answer->row_count, &wanted) ==
@@ -356,9 +287,10 @@ static void reply(struct hm_call *rpc_call, enum hm_status status, const void *h
     }
     call->taken[answer.part] = true;
     bool turned_away = status == HM_ERR_BUSY || status == HM_ERR_REFUSED;
-    part_of(call, answer.part)->retry_after_us = turned_away ? answer.retry_after_us : 0;
-    part_of(call, answer.part)->load_us = turned_away ? answer.load_us : 0;
-    part_of(call, answer.part)->step = answer.step;
+    hm_server_call_part(call, answer.part)->retry_after_us =
+        turned_away ? answer.retry_after_us : 0;
+    hm_server_call_part(call, answer.part)->load_us = turned_away ? answer.load_us : 0;
+    hm_server_call_part(call, answer.part)->step = answer.step;
     if (status != HM_OK) {
         hm_inbound_drop(in);
     } else if (!fits(call, &answer, in->bytes)) {
@@ -392,6 +324,7 @@ static void end(struct hm_call *rpc_call, enum hm_status status)
 
 void hm_server_call_leave(struct hm_server_call *call)
 {
+    reclaim(call);
     call->op = NULL;
     hm_list_remove(&call->link);
     hm_list_push(&call->dispatch->left, &call->link);

@@ -1,5 +1,5 @@
-/* moe/dispatch_internal.h - what dispatch.c (operations) and dispatch_call.c (one call to a server)
- * share. */
+/* moe/dispatch_internal.h - what dispatch.c (operations), dispatch_call.c (one call to a server) and
+ * dispatch_build.c (what it sends) share. */
 #ifndef HM_MOE_DISPATCH_INTERNAL_H
 #define HM_MOE_DISPATCH_INTERNAL_H
 
@@ -33,9 +33,13 @@ struct hm_pull { /* an announced answer on its way into a pooled buffer */
     struct hm_server_call *call;
     struct hm_buf *buf;
     uint16_t part;                /* of the call */
+    bool lent;                    /* buf is the part's answer itself */
     struct hm_server_times times; /* of a timed call */
 };
-enum { HM_DISPATCH_HEADER_BYTES = 256 };
+enum {
+    HM_DISPATCH_HEADER_BYTES = 256,
+    HM_DISPATCH_LEND_BYTES_MIN = 64 << 10, /* below, a copy costs less than another piece to send */
+};
 struct hm_server_call { /* one HM_METHOD_EXPERT_CALL: pooled, outlives its operation on the wire */
     struct hm_dispatch *dispatch;
     struct hm_dispatch_op *op; /* NULL: the operation has ended */
@@ -43,13 +47,14 @@ struct hm_server_call { /* one HM_METHOD_EXPERT_CALL: pooled, outlives its opera
     struct hm_node_id server;
     struct hm_peer *peer;
     struct hm_call call;
-    bool tried;     /* to be sent */
-    bool latecomer; /* for rows that were refused elsewhere: it has what is left of the time */
-    bool on_wire;   /* end() will come */
-    bool suspected; /* the directory was told so: nothing it still answers clears that */
-    bool timed;     /* its answers say where the time went */
-    hm_ns sent;     /* of a timed call, on hm_loop_clock: when it was given to rpc */
-    struct hm_buf *slab;
+    bool tried;          /* to be sent */
+    bool latecomer;      /* for rows that were refused elsewhere: it has what is left of the time */
+    bool on_wire;        /* end() will come */
+    bool suspected;      /* the directory was told so: nothing it still answers clears that */
+    bool timed;          /* its answers say where the time went */
+    hm_ns sent;          /* of a timed call, on hm_loop_clock: when it was given to rpc */
+    struct hm_buf *slab; /* part table, and rows unless they are lent */
+    struct hm_buf *lent[2];       /* x, dy; NULL: in the slab */
     const struct hm_codec *codec; /* of its rows, and of their answers */
     unsigned part_count, pulls;
     uint16_t part[HM_CALL_PARTS_MAX];       /* numbers in op->part */
@@ -60,6 +65,15 @@ struct hm_server_call { /* one HM_METHOD_EXPERT_CALL: pooled, outlives its opera
 /* A call for the operation, linked; NULL: calls_max. */
 struct hm_server_call *hm_server_call_get(struct hm_dispatch_op *op,
                                           const struct hm_node_id *server);
+static inline struct hm_dispatch_part *hm_server_call_part(const struct hm_server_call *call,
+                                                           unsigned number)
+{
+    return &call->op->part[call->part[number]];
+}
+/* dispatch_build.c: slab, lent rows and header.  On an error the call holds what it got so far. */
+HM_MUST_CHECK enum hm_status hm_server_call_build(struct hm_server_call *call,
+                                                  uint8_t header[HM_DISPATCH_HEADER_BYTES],
+                                                  size_t *header_bytes);
 /* Builds the slab and hands it to rpc.  What cannot be sent fails its parts; the call is given back
  * then. */
 void hm_server_call_send(struct hm_server_call *call);

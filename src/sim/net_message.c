@@ -63,20 +63,23 @@ static void send_finish(struct send *send, enum hm_status status)
     writable_owed(ep);
 }
 
-/* Copies `bytes` from `offset` of a send's payload. */
-static void payload_copy(const struct send *send, size_t offset, size_t bytes, uint8_t *to)
+/* Copies `bytes` from `offset` of a send's payload, to `place` of a span. */
+static void payload_copy(const struct send *send, size_t offset, size_t bytes,
+                         const struct hm_span *to, size_t place)
 {
-    for (unsigned i = 0; i < send->span_count && bytes > 0; i++) {
-        size_t length = send->span[i].bytes;
-        if (offset >= length) {
-            offset -= length;
+    for (unsigned i = 0; i < send->span_count && bytes > 0;) {
+        const struct hm_span *span = &send->span[i];
+        if (offset >= span->bytes) {
+            offset -= span->bytes;
+            i++;
             continue;
         }
-        size_t part = length - offset < bytes ? length - offset : bytes;
-        memcpy(to, (const uint8_t *)send->span[i].base + offset, part);
-        to += part;
+        size_t part = bytes;
+        uint8_t *into = hm_span_write(to, place, &part);
+        memcpy(into, hm_span_read(span, offset, &part), part);
+        place += part;
         bytes -= part;
-        offset = 0;
+        offset += part;
     }
     HM_ASSERT(bytes == 0);
 }
@@ -92,7 +95,8 @@ static void wire_takes(struct hm_timer *timer)
     packet->bytes = send->bytes;
     packet->header_bytes = send->header_bytes;
     memcpy(packet->data, send->header, send->header_bytes);
-    if (send->eager) payload_copy(send, 0, send->bytes, packet->data + send->header_bytes);
+    const struct hm_span behind = {.base = packet->data + send->header_bytes, .bytes = send->bytes};
+    if (send->eager) payload_copy(send, 0, send->bytes, &behind, 0);
     sim_packet_send(packet, uplink_wait(ep->node, data_bytes, &ep->node->uplink_free_at));
     if (send->eager)
         send_finish(send, HM_OK);
@@ -323,8 +327,7 @@ static void piece_arrived(struct sim_ep *ep, const struct packet *packet)
     HM_LIST_EACH (link, &ep->inbounds) {
         struct inbound *in = HM_CONTAINER_OF(link, struct inbound, link);
         if (in->id != packet->id || !in->pulled || in->packet) continue;
-        payload_copy(send, packet->offset, packet->bytes,
-                     (uint8_t *)in->into.base + packet->offset);
+        payload_copy(send, packet->offset, packet->bytes, &in->into, packet->offset);
         in->arrived += packet->bytes;
         ep->node->net->stats.bytes_pulled += packet->bytes;
         if (in->arrived < send->bytes) return;

@@ -103,6 +103,8 @@ static void sim_caps(struct hm_transport *transport, struct hm_transport_caps *c
     *caps = (struct hm_transport_caps){
         .memory[HM_MEM_HOST] = true,
         .eager_bytes_max = node_of(transport)->limits.eager_bytes_max,
+        .sends_lent = true,
+        .pulls_lent = true,
     };
 }
 

@@ -145,6 +145,19 @@ const char *hm_rpc_fabric_error(const struct hm_rpc *rpc)
     return rpc->fabric_error;
 }
 
+/* What every way can. */
+static void learn_caps(struct hm_rpc *rpc)
+{
+    struct hm_transport_caps caps;
+    rpc->conf.transport->caps(rpc->transport, &caps);
+    rpc->sends_lent = caps.sends_lent;
+    rpc->pulls_lent = caps.pulls_lent;
+    if (!rpc->fabric) return;
+    rpc->conf.fabric->caps(rpc->fabric, &caps);
+    rpc->sends_lent = rpc->sends_lent && caps.sends_lent;
+    rpc->pulls_lent = rpc->pulls_lent && caps.pulls_lent;
+}
+
 enum hm_status hm_rpc_open(const struct hm_rpc_conf *conf, struct hm_rpc **opened)
 {
     struct hm_rpc *rpc = calloc(1, sizeof *rpc);
@@ -175,6 +188,7 @@ enum hm_status hm_rpc_open(const struct hm_rpc_conf *conf, struct hm_rpc **opene
     status = conf->transport->open(&conf->transport_conf, conf->loop, &sink, &rpc->transport);
     if (status != HM_OK) goto free_tables;
     fabric_open(rpc);
+    learn_caps(rpc);
     metrics_each(rpc, metric_add);
     *opened = rpc;
     return HM_OK;
@@ -258,6 +272,16 @@ struct hm_loop *hm_rpc_loop(const struct hm_rpc *rpc)
 struct hm_buf_pool *hm_rpc_buffers(const struct hm_rpc *rpc)
 {
     return rpc->conf.transport_conf.buffers;
+}
+
+bool hm_rpc_sends_lent(const struct hm_rpc *rpc)
+{
+    return rpc->sends_lent;
+}
+
+bool hm_rpc_pulls_lent(const struct hm_rpc *rpc)
+{
+    return rpc->pulls_lent;
 }
 
 const struct hm_identity *hm_rpc_identity(const struct hm_rpc *rpc)

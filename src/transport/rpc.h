@@ -124,6 +124,10 @@ const char *hm_rpc_fabric_error(const struct hm_rpc *rpc); /* a line; "": open, 
 void hm_rpc_close(struct hm_rpc *rpc, void (*done)(void *arg), void *arg);
 struct hm_loop *hm_rpc_loop(const struct hm_rpc *rpc);
 struct hm_buf_pool *hm_rpc_buffers(const struct hm_rpc *rpc);
+/* Whether payloads may be sent from, or pulled into, lent memory (base/buf.h), whichever way they
+ * take. */
+bool hm_rpc_sends_lent(const struct hm_rpc *rpc);
+bool hm_rpc_pulls_lent(const struct hm_rpc *rpc);
 const struct hm_identity *hm_rpc_identity(const struct hm_rpc *rpc);
 /* HM_ERR_NOT_FOUND if this node does not listen. */
 HM_MUST_CHECK enum hm_status hm_rpc_address(struct hm_rpc *rpc, struct hm_addrs *addrs);

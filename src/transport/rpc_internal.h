@@ -233,6 +233,7 @@ struct hm_rpc {
     struct hm_loop *loop;
     struct hm_transport *transport; /* NULL: closed */
     struct hm_transport *fabric;    /* NULL: none, or closed */
+    bool sends_lent, pulls_lent;
     char fabric_error[HM_ERROR_LINE_BYTES], fabric_settings[HM_FABRIC_SETTINGS_BYTES];
     hm_ns key_warned; /* when somebody's other key was last news */
     const struct hm_node_id *self;

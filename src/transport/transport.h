@@ -90,6 +90,7 @@ typedef void (*hm_wire_cb)(void *arg, enum hm_status status);
 struct hm_transport_caps {
     bool memory[3]; /* by enum hm_mem: what send and pull can touch */
     size_t eager_bytes_max;
+    bool sends_lent, pulls_lent; /* spans of lent buffers (base/buf.h) may be sent, pulled into */
 };
 struct hm_transport_sink {
     /* hello NULL: an endpoint of a fabric; the control connection's said it all. */

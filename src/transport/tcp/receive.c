@@ -176,16 +176,27 @@ static enum hm_status frame_end(struct tcp_ep *ep)
 
 /* ---- bytes --------------------------------------------------------------------------------- */
 
-static uint8_t *filling_at(const struct tcp_inbound *in)
+/* Where the next bytes go; at most *bytes, which there is room for. */
+static uint8_t *filling_at(const struct tcp_inbound *in, size_t *bytes)
 {
-    void *base = in->buf ? in->buf->base : in->into.base;
-    return (uint8_t *)base + in->received;
+    if (in->buf) return (uint8_t *)in->buf->base + in->received;
+    return hm_span_write(&in->into, in->received, bytes);
 }
 
 static void filled(struct tcp_ep *ep, size_t byte_count)
 {
     ep->filling->received += byte_count;
     if (!ep->filling->buf) ep->pulled_bytes += byte_count;
+}
+
+/* A part is at most the scratch, so it goes in one piece (base/buf.h). */
+static void take_part(struct tcp_ep *ep, const uint8_t *part, size_t part_bytes)
+{
+    size_t bytes = part_bytes;
+    memcpy(filling_at(ep->filling, &bytes), part, part_bytes);
+    HM_ASSERT(bytes == part_bytes);
+    ep->tcp->metrics.bytes_copied.value += part_bytes;
+    filled(ep, part_bytes);
 }
 
 /* Returns what it cost beyond the bytes. */
@@ -197,11 +208,7 @@ static size_t feed(struct tcp_ep *ep, const uint8_t *at, const uint8_t *end)
         switch (hm_frame_read(&ep->reader, &at, end)) {
         case HM_FRAME_MORE: return cost;
         case HM_FRAME_HEAD: status = frame_begin(ep); break;
-        case HM_FRAME_PART:
-            memcpy(filling_at(ep->filling), ep->reader.part, ep->reader.part_bytes);
-            ep->tcp->metrics.bytes_copied.value += ep->reader.part_bytes;
-            filled(ep, ep->reader.part_bytes);
-            break;
+        case HM_FRAME_PART: take_part(ep, ep->reader.part, ep->reader.part_bytes); break;
         case HM_FRAME_END:
             cost += FRAME_COST;
             status = frame_end(ep);
@@ -235,8 +242,8 @@ static size_t read_once(struct tcp_ep *ep)
     uint8_t *into = tcp->scratch;
     size_t wanted = sizeof tcp->scratch, count = 0;
     bool direct = ep->filling && ep->reader.payload_left >= DIRECT_BYTES_MIN;
-    if (direct) into = filling_at(ep->filling);
     if (direct || !hm_list_empty(&ep->pulling)) wanted = hm_frame_wanted(&ep->reader);
+    if (direct) into = filling_at(ep->filling, &wanted);
     if (!direct && wanted > sizeof tcp->scratch) wanted = sizeof tcp->scratch;
     unsigned updates = ep->tls_messages;
     if (!hm_tls_read(&ep->wire, ep->ssl, into, wanted, &count)) return read_nothing(ep, updates);

@@ -210,10 +210,9 @@ static size_t payload_piece(struct tcp_ep *ep, const uint8_t **at)
         send->span_offset = 0;
         HM_ASSERT(send->span_at < send->span_count);
     }
-    const struct hm_span *span = &send->span[send->span_at];
-    size_t bytes = span->bytes - send->span_offset;
-    *at = (const uint8_t *)span->base + send->span_offset;
-    return bytes < ep->frame_left ? bytes : ep->frame_left;
+    size_t bytes = ep->frame_left;
+    *at = hm_span_read(&send->span[send->span_at], send->span_offset, &bytes);
+    return bytes;
 }
 
 static void payload_used(struct tcp_ep *ep, size_t bytes)

@@ -299,6 +299,8 @@ static void tcp_caps(struct hm_transport *base, struct hm_transport_caps *caps)
     *caps = (struct hm_transport_caps){
         .memory = {[HM_MEM_HOST] = true, [HM_MEM_PINNED] = true},
         .eager_bytes_max = HM_FRAME_EAGER_BYTES_MAX,
+        .sends_lent = true,
+        .pulls_lent = true,
     };
 }
 

@@ -202,10 +202,14 @@ static ucs_status_t piece_arrived(struct ucx_ep *ep, const struct ucx_control *h
         hm_ucx_ep_fail(ep, HM_ERR_PEER_PROTOCOL);
         return rendezvous ? UCS_ERR_CANCELED : UCS_OK;
     }
-    uint8_t *into = (uint8_t *)in->into.base + in->posted;
+    size_t first = in->posted;
     in->posted += bytes;
-    if (rendezvous) return piece_receive(in, into, data, bytes);
-    memcpy(into, data, bytes);
+    if (rendezvous) return piece_receive(in, (uint8_t *)in->into.base + first, data, bytes);
+    for (size_t done = 0, part; done < bytes; done += part) {
+        part = bytes - done;
+        uint8_t *into = hm_span_write(&in->into, first + done, &part);
+        memcpy(into, (const uint8_t *)data + done, part);
+    }
     ep->ucx->metrics.bytes_copied.value += bytes;
     piece_received(in, bytes);
     return UCS_OK;
