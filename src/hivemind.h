@@ -7,8 +7,9 @@
  * Threads: every function may be called from any thread, one thread at a time for each object, and
  * blocks until done or past its deadline; but those that end in _start return at once (hm_queue).
  * Errors:  0 or a negative status; hm_last_error() then has the line a person needs (what was
- * wrong, how to mend it), for the calling thread.  After an error what is in an output means
- * nothing.
+ * wrong, how to mend it), for the calling thread.  Outputs are written on success only; but
+ * what an expert answers is received straight into its output from 64 KiB on, and a call that fails
+ * may leave part of that there.
  * Memory:  tensors are the caller's, dense, rows first.  Objects end by their close or put,
  * children before the node.  */
 #ifndef HIVEMIND_H

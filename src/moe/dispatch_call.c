@@ -177,6 +177,9 @@ void hm_server_call_send(struct hm_server_call *call)
 static enum hm_status take_rows(struct hm_server_call *call, unsigned number, const void *rows)
 {
     struct hm_dispatch_part *part = hm_server_call_part(call, number);
+    if (call->codec->id == HM_CODEC_NONE && /* looked at before anything is written */
+        !hm_f32_all_finite(rows, (size_t)part->row_count * call->op->columns))
+        return HM_ERR_EXPERT_NUMERIC;
     enum hm_status status = hm_codec_decode(call->codec, rows, call->op->columns, NULL, NULL,
                                             part->row_count, part->answer);
     return status == HM_ERR_NUMERIC ? HM_ERR_EXPERT_NUMERIC : status;

@@ -32,7 +32,7 @@ struct hm_moe_expert_op { /* caller's memory, until cb has run; zero it first */
     uint8_t header[HM_UID_BYTES + 8];
     struct hm_dispatch_op pass;
     struct hm_dispatch_part part;
-    struct hm_buf *rows; /* indices */
+    struct hm_buf *rows; /* indices, then coded answers */
     const struct hm_tensor *x, *dy;
     struct hm_tensor *out;
 };
@@ -42,8 +42,8 @@ HM_MUST_CHECK enum hm_status hm_moe_expert_find(struct hm_dispatch *dispatch,
                                                 struct hm_moe_expert_op *op,
                                                 const struct hm_uid *uid, hm_ns deadline,
                                                 hm_moe_expert_cb cb);
-/* x [.., hidden] f32 -> y, same shape; after a failure what is in y means nothing.
- * x and y stay until cb.
+/* x [.., hidden] f32 -> y, same shape; written on success only, but for answers of 64 KiB and more,
+ * which a failure may leave there in part.  x and y stay until cb.
  * Errors: HM_ERR_NOT_FOUND; HM_ERR_SHAPE and the rest as the server said; HM_ERR_TIMED_OUT. */
 HM_MUST_CHECK enum hm_status hm_moe_expert_forward(struct hm_dispatch *dispatch,
                                                    struct hm_moe_expert_op *op,

@@ -76,7 +76,8 @@ static void payload_copy(const struct send *send, size_t offset, size_t bytes,
         }
         size_t part = bytes;
         uint8_t *into = hm_span_write(to, place, &part);
-        memcpy(into, hm_span_read(span, offset, &part), part);
+        const uint8_t *from = hm_span_read(span, offset, &part);
+        memcpy(into, from, part);
         place += part;
         bytes -= part;
         offset += part;

@@ -189,6 +189,7 @@ int suite_main(const struct provider *provider, uint64_t seed)
         {suite_cases_link, suite_cases_link_count},
         {suite_cases_message, suite_cases_message_count},
         {suite_cases_flow, suite_cases_flow_count},
+        {suite_cases_lent, suite_cases_lent_count},
         {suite_cases_end, suite_cases_end_count},
     };
     for (size_t i = 0; i < HM_COUNT_OF(part); i++)

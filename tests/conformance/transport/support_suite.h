@@ -220,8 +220,8 @@ void end_pump_on(struct end *end); /* what BUSY has kept back */
 void node_free(struct node *node);
 
 extern const struct CMUnitTest suite_cases_link[], suite_cases_message[], suite_cases_flow[],
-    suite_cases_end[];
+    suite_cases_lent[], suite_cases_end[];
 extern const size_t suite_cases_link_count, suite_cases_message_count, suite_cases_flow_count,
-    suite_cases_end_count;
+    suite_cases_lent_count, suite_cases_end_count;
 
 #endif

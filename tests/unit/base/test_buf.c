@@ -239,9 +239,78 @@ static void bytes_of_a_cached_buffer_are_poisoned(void **state)
 #endif
 }
 
+static void a_lent_buffer_is_the_lenders_memory_and_none_of_the_pools(void **state)
+{
+    (void)state;
+    struct hm_buf_pool *pool;
+    struct hm_buf *lent;
+    uint8_t memory[300];
+    assert_ok(hm_buf_pool_create(0, &pool));
+    assert_ok(hm_buf_lend(pool, memory, sizeof memory, &lent));
+    assert_int_equal(hm_buf_pool_bytes_used(pool), 0);
+    struct hm_span part = hm_buf_part(lent, 100, 150);
+    size_t bytes = 1000;
+    assert_ptr_equal(hm_span_read(&part, 20, &bytes), memory + 120);
+    assert_int_equal(bytes, 130); /* to the end of the span */
+    bytes = 7;
+    assert_ptr_equal(hm_span_write(&part, 20, &bytes), memory + 120);
+    assert_int_equal(bytes, 7);
+    hm_buf_put(lent);
+    hm_buf_pool_destroy(pool);
+}
+
+static void a_reclaimed_buffer_reads_as_nothing_and_keeps_nothing(void **state)
+{
+    (void)state;
+    enum { LARGE = 200 * KIB, PIECE = 64 * KIB };
+    struct hm_buf_pool *pool;
+    struct hm_buf *lent;
+    uint8_t *memory = calloc(1, LARGE);
+    assert_non_null(memory);
+    assert_ok(hm_buf_pool_create(0, &pool));
+    assert_ok(hm_buf_lend(pool, memory, LARGE, &lent));
+    struct hm_span span = hm_buf_span(hm_buf_get(lent));
+    hm_buf_reclaim(lent);
+    hm_buf_reclaim(lent);
+    hm_buf_put(lent); /* the lender's; the span's owner is still there */
+    free(memory);
+    for (size_t offset = 0, bytes; offset < LARGE; offset += bytes) {
+        bytes = LARGE;
+        uint8_t *into = hm_span_write(&span, offset, &bytes);
+        assert_true(bytes >= PIECE || bytes == LARGE - offset);
+        memset(into, 0, bytes);
+        const uint8_t *from = hm_span_read(&span, offset, &bytes);
+        for (size_t i = 0; i < bytes; i++) assert_true(from[i] == 0xff);
+    }
+    hm_buf_put(span.owner);
+    hm_buf_pool_destroy(pool);
+}
+
+static void buffers_that_are_not_lent_are_read_and_written_where_they_are(void **state)
+{
+    (void)state;
+    struct hm_buf_pool *pool;
+    struct hm_buf *buf;
+    uint8_t own[4];
+    assert_ok(hm_buf_pool_create(MIB, &pool));
+    assert_ok(hm_buf_pool_get(pool, 1000, &buf));
+    struct hm_span spans[] = {hm_buf_span(buf), {.base = own, .bytes = sizeof own}};
+    for (unsigned i = 0; i < 2; i++) {
+        size_t bytes = 2;
+        assert_ptr_equal(hm_span_read(&spans[i], 1, &bytes), (uint8_t *)spans[i].base + 1);
+        assert_ptr_equal(hm_span_write(&spans[i], 1, &bytes), (uint8_t *)spans[i].base + 1);
+        assert_int_equal(bytes, 2);
+    }
+    hm_buf_put(buf);
+    hm_buf_pool_destroy(pool);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_lent_buffer_is_the_lenders_memory_and_none_of_the_pools),
+        cmocka_unit_test(a_reclaimed_buffer_reads_as_nothing_and_keeps_nothing),
+        cmocka_unit_test(buffers_that_are_not_lent_are_read_and_written_where_they_are),
         cmocka_unit_test(new_buffers_are_aligned_large_enough_and_waste_at_most_a_fifth),
         cmocka_unit_test(there_are_four_classes_a_doubling),
         cmocka_unit_test(the_last_put_gives_the_memory_to_the_next_get),

@@ -319,9 +319,31 @@ static void no_rows_are_no_bytes(void **state)
     }
 }
 
+static void a_value_that_is_not_finite_is_found_wherever_it_lies(void **state)
+{
+    (void)state;
+    enum { COUNT = 3000 };
+    static uint8_t bytes[COUNT * sizeof(float) + 1];
+    const float bad[] = {NAN, -NAN, INFINITY, -INFINITY}, good[] = {FLT_MAX, -FLT_MAX, 0, FLT_MIN};
+    for (unsigned shift = 0; shift < 2; shift++) { /* unaligned too */
+        uint8_t *values = bytes + shift;
+        for (size_t i = 0; i < COUNT; i++)
+            memcpy(values + i * sizeof(float), &good[i % 4], sizeof(float));
+        assert_true(hm_f32_all_finite(values, COUNT));
+        assert_true(hm_f32_all_finite(values, 0));
+        for (size_t i = 0; i < COUNT; i += i < 10 || i > 2980 ? 1 : 53) {
+            memcpy(values + i * sizeof(float), &bad[i % 4], sizeof(float));
+            assert_false(hm_f32_all_finite(values, COUNT));
+            assert_true(hm_f32_all_finite(values, i));
+            memcpy(values + i * sizeof(float), &good[i % 4], sizeof(float));
+        }
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_value_that_is_not_finite_is_found_wherever_it_lies),
         cmocka_unit_test(codecs_are_found_by_id_and_by_name),
         cmocka_unit_test(unknown_codecs_are_refused_by_name),
         cmocka_unit_test(a_set_always_has_none_and_names_what_it_does_not_know),
