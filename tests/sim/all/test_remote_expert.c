@@ -6,6 +6,7 @@
 #include "moe/remote_expert.h"
 
 #include <stdio.h>
+#include <sys/mman.h>
 
 enum { ROWS = 7 };
 static struct moe_swarm swarm;
@@ -145,6 +146,47 @@ static void an_output_is_written_on_success_only(void **state)
     moe_swarm_close(&swarm);
 }
 
+/* Many rows are sent from the caller's memory and received into it, until the call's last moment:
+ * whenever that is, the memory may be gone in the next. */
+static void a_call_leaves_its_callers_memory_alone_whenever_it_ends(void **state)
+{
+    (void)state;
+    enum { MANY = 12000, FLOATS = MANY * MOE_HIDDEN, STEPS = 40 };
+    const size_t bytes = 4 * (size_t)FLOATS * sizeof(float);
+    unsigned ended_ok = 0, ended_late = 0;
+    open_swarm(9, 1);
+    struct waiting waiting;
+    struct hm_uid uid;
+    assert_ok(hm_uid_parse("ffn.0.0", &uid));
+    assert_ok(run(&waiting, "ffn.0.0", FORWARD, 10 * HM_S)); /* connected, and cached */
+    for (unsigned i = 0; i < 2 * STEPS; i++) {
+        bool backward = i % 2 == 1;
+        float *memory =
+            mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        assert_true(memory != MAP_FAILED);
+        struct hm_tensor tensor[4];
+        for (unsigned k = 0; k < 4; k++)
+            tensor[k] = hm_matrix_f32(memory + (size_t)k * FLOATS, MANY, MOE_HIDDEN);
+        memset(&waiting, 0, sizeof waiting);
+        waiting.op.arg = &waiting;
+        hm_ns deadline = hm_deadline_after(swarm.loop, (i / 2 + 1) * (i / 2 + 1) * HM_MS / 8);
+        if (backward)
+            assert_ok(hm_moe_expert_backward(swarm.dispatch, &waiting.op, &uid, &tensor[0],
+                                             &tensor[1], &tensor[2], deadline, ended));
+        else
+            assert_ok(hm_moe_expert_forward(swarm.dispatch, &waiting.op, &uid, &tensor[0],
+                                            &tensor[3], deadline, ended));
+        moe_wait(&swarm, &waiting.done, 60 * HM_S);
+        assert_true(waiting.status == HM_OK || waiting.status == HM_ERR_TIMED_OUT);
+        ended_ok += waiting.status == HM_OK;
+        ended_late += waiting.status == HM_ERR_TIMED_OUT;
+        assert_int_equal(munmap(memory, bytes), 0);
+        moe_run(&swarm, HM_S);
+    }
+    assert_true(ended_ok > STEPS / 4 && ended_late > STEPS / 4);
+    moe_swarm_close(&swarm);
+}
+
 /* Our server says it with every failure; it means something only where a queue was the reason. */
 static void who_is_turned_away_reads_how_loaded_the_server_is(void **state)
 {
@@ -252,6 +294,7 @@ int main(void)
         cmocka_unit_test(forward_and_backward_are_the_experts_and_it_steps_once),
         cmocka_unit_test(an_expert_that_nobody_serves_is_not_found),
         cmocka_unit_test(an_output_is_written_on_success_only),
+        cmocka_unit_test(a_call_leaves_its_callers_memory_alone_whenever_it_ends),
         cmocka_unit_test(who_is_turned_away_reads_how_loaded_the_server_is),
         cmocka_unit_test(a_wrong_shape_is_refused_before_anything_is_sent),
         cmocka_unit_test(an_expert_that_moved_is_found_again),
