@@ -436,6 +436,7 @@ enum hm_status hm_ucx_context_open(struct ucx *ucx, const struct hm_ucx_options 
     if (status == HM_OK) status = worker_make(ucx);
     environment_leave(&environment);
     if (status == HM_OK) status = pieces_measure(ucx, options);
+    if (status == HM_OK) status = hm_ucx_lent_open(ucx);
     if (status != HM_OK) {
         hm_ucx_context_close(ucx);
         return status;
@@ -453,6 +454,7 @@ void hm_ucx_context_close(struct ucx *ucx)
     if (ucx->address) ucp_worker_release_address(ucx->worker, ucx->address);
     if (ucx->worker) ucp_worker_destroy(ucx->worker);
     if (ucx->context) ucp_cleanup(ucx->context);
+    hm_ucx_lent_close(ucx);
     ucx->address = NULL;
     ucx->worker = NULL;
     ucx->context = NULL;

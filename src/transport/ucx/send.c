@@ -8,9 +8,10 @@
  *            the endpoint.
  * Invariant: UCX reads heads and payloads until an operation has completed: an operation holds its
  *            send, and the send its buffers, also after the send has called back and the endpoint is
- *            down. */
+ *            down.  Of lent buffers it is given none to read (lent.c); their payloads are announced. */
 #include "transport/ucx/ucx.h"
 
+#include <limits.h>
 #include <string.h>
 
 void hm_ucx_send_init(struct ucx_ep *ep)
@@ -105,6 +106,31 @@ enum posted {
     POST_FAILED,  /* so does the endpoint */
 };
 
+#define IOV_LENT UINT_MAX /* for a count: not the iov, but op->bytes of op->send (lent.c) */
+
+static void describe(struct ucx_op *op, unsigned iov_count, ucp_request_param_t *param,
+                     const void **payload, size_t *count)
+{
+    *payload = NULL;
+    *count = 0;
+    if (iov_count == 0) return;
+    if (iov_count == 1) {
+        *payload = op->iov[0].buffer;
+        *count = op->iov[0].length;
+        return;
+    }
+    param->op_attr_mask |= UCP_OP_ATTR_FIELD_DATATYPE;
+    if (iov_count == IOV_LENT) {
+        *payload = op;
+        *count = 1;
+        param->datatype = op->ep->ucx->lent;
+    } else {
+        *payload = op->iov;
+        *count = iov_count;
+        param->datatype = ucp_dt_make_iov();
+    }
+}
+
 static enum posted post(struct ucx_op *op, unsigned id, const void *head, size_t head_bytes,
                         unsigned iov_count, bool rendezvous)
 {
@@ -116,17 +142,9 @@ static enum posted post(struct ucx_op *op, unsigned id, const void *head, size_t
         .cb.send = on_sent,
         .user_data = op,
     };
-    const void *payload = NULL;
-    size_t count = 0;
-    if (iov_count == 1) {
-        payload = op->iov[0].buffer;
-        count = op->iov[0].length;
-    } else if (iov_count > 1) {
-        payload = op->iov;
-        count = iov_count;
-        param.op_attr_mask |= UCP_OP_ATTR_FIELD_DATATYPE;
-        param.datatype = ucp_dt_make_iov();
-    }
+    const void *payload;
+    size_t count;
+    describe(op, iov_count, &param, &payload, &count);
     ucs_status_ptr_t request =
         ucp_am_send_nbx(ep->ep, id, head, head_bytes, payload, count, &param);
     if (request == NULL) return POST_OVER;
@@ -272,7 +290,9 @@ enum hm_status hm_ucx_send(struct hm_ep *base, const void *header, size_t header
     enum hm_status status = measure(ep->ucx, payload, span_count, &bytes);
     if (status != HM_OK) return status;
     if (ep->state != UCX_UP) return HM_ERR_PEER_UNREACHABLE;
-    bool eager = bytes <= UCX_EAGER_BYTES_MAX && charge(bytes) <= ep->credit_total / 2;
+    bool lent = hm_ucx_any_lent(payload, span_count);
+    bool eager = bytes <= UCX_EAGER_BYTES_MAX && charge(bytes) <= ep->credit_total / 2 &&
+                 !(lent && bytes > 0);
     struct ucx_queue *queue = eager ? &ep->eager : &ep->large;
     bool *told_busy = bytes == 0 ? &ep->bare_busy : &queue->told_busy;
     if (bytes == 0 ? ep->wire_ops >= UCX_BARE_MAX : queue->count >= UCX_QUEUED_MAX) {
@@ -283,6 +303,7 @@ enum hm_status hm_ucx_send(struct hm_ep *base, const void *header, size_t header
     if (!send) return HM_ERR_NO_MEMORY;
     send->done = done;
     send->arg = arg;
+    send->lent = lent;
     bool now = bytes == 0 || (eager && queue->count == 0 && credit_take(ep, bytes));
     if (done || !now) hold(send, payload, span_count);
     if (now) {
@@ -348,6 +369,7 @@ static size_t post_piece(struct ucx_send *send)
         send->span_at++;
         send->span_offset = 0;
     }
+    op->bytes = bytes;
     send->sent += bytes;
     ep->ucx->metrics.bytes_sent.value += bytes;
     hm_list_remove(&send->link); /* to the end: each in turn */
@@ -357,7 +379,7 @@ static size_t post_piece(struct ucx_send *send)
     } else {
         hm_list_push(&ep->streaming, &send->link);
     }
-    op_post(op, count, ep->ucx->rendezvous);
+    op_post(op, send->lent ? IOV_LENT : count, ep->ucx->rendezvous);
     return bytes;
 }
 

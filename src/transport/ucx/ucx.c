@@ -360,9 +360,9 @@ static void ucx_close(struct hm_transport *base, void (*done)(void *arg), void *
 static void ucx_caps(struct hm_transport *base, struct hm_transport_caps *caps)
 {
     struct ucx *ucx = ucx_of(base);
-    /* UCX may hold on to what it sends, and by rendezvous to where it receives, for as long as the
-     * other side takes. */
+    /* By rendezvous UCX, or a network card, holds on to memory for as long as the other side takes. */
     *caps = (struct hm_transport_caps){.eager_bytes_max = UCX_EAGER_BYTES_MAX,
+                                       .sends_lent = !ucx->rendezvous,
                                        .pulls_lent = !ucx->rendezvous};
     memcpy(caps->memory, ucx->memory, sizeof caps->memory);
 }

@@ -5,6 +5,7 @@
  *   address.c   whether a peer's bytes are an address
  *   endpoint.c  an endpoint's life: offer, accept, hello, up, failing, closing
  *   send.c      operations on the wire, queues, credit, announced payloads
+ *   lent.c      what is sent of memory that can be taken back
  *   receive.c   active messages in: messages, announces, pulls
  *
  * One worker, of whichever thread runs the loop: one at a time (UCS_THREAD_MODE_SERIALIZED).  The fabric is homogeneous (settings
@@ -80,6 +81,7 @@ struct
     struct ucx_send *send; /* NULL: a control message */
     bool windowed;
     struct ucx_control head; /* of control messages and pieces */
+    size_t bytes;            /* of a piece */
     ucp_dt_iov_t iov[HM_SPANS_MAX];
 };
 
@@ -91,6 +93,7 @@ struct ucx_send {
     enum hm_status status;
     bool finished, called;
     bool held;         /* span and references to its owners are there */
+    bool lent;         /* some of it is lent memory */
     uint8_t stage;     /* enum ucx_stage */
     unsigned wire_ops; /* operations of it in UCX's hands */
     uint64_t id;
@@ -184,6 +187,8 @@ struct ucx {
     bool busy_poll, tcp;
     size_t piece_bytes;
     bool rendezvous; /* pieces are larger than a segment */
+    bool lends;
+    ucp_datatype_t lent; /* lent.c's */
     unsigned endpoints_max, endpoint_count, slot_next;
     size_t receive_bytes_max;
     hm_ns handshake_max;
@@ -236,6 +241,11 @@ HM_MUST_CHECK enum hm_status hm_ucx_context_open(struct ucx *ucx,
 void hm_ucx_context_close(struct ucx *ucx);
 /* Descriptors that UCX has opened must not live on in programs that this one starts. */
 void hm_ucx_descriptors_close_on_exec(const struct ucx *ucx);
+
+/* ---- lent.c */
+HM_MUST_CHECK enum hm_status hm_ucx_lent_open(struct ucx *ucx);
+void hm_ucx_lent_close(struct ucx *ucx);
+bool hm_ucx_any_lent(const struct hm_span *span, unsigned span_count);
 
 /* ---- address.c */
 /* Whether `bytes` have the form of the address of another worker; what is named in it may not exist. */
