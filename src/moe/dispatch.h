@@ -60,6 +60,10 @@ struct hm_dispatch_stats {        /* since create */
 void hm_dispatch_stats(const struct hm_dispatch *dispatch,
                        struct hm_dispatch_stats *stats); /* any thread */
 
+/* From so many bytes on (of f32 rows that go uncoded one behind the other) rows are lent to the wire, and
+ * answers pulled to where they belong; below, a copy costs less than another piece to send. */
+enum { HM_DISPATCH_LEND_BYTES_MIN = 64 << 10 };
+
 struct hm_dispatch_part { /* one expert and its rows */
     struct hm_uid uid;
     struct hm_node_id server;

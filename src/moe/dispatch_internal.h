@@ -36,10 +36,7 @@ struct hm_pull { /* an announced answer on its way into a pooled buffer */
     bool lent;                    /* buf is the part's answer itself */
     struct hm_server_times times; /* of a timed call */
 };
-enum {
-    HM_DISPATCH_HEADER_BYTES = 256,
-    HM_DISPATCH_LEND_BYTES_MIN = 64 << 10, /* below, a copy costs less than another piece to send */
-};
+enum { HM_DISPATCH_HEADER_BYTES = 256 };
 struct hm_server_call { /* one HM_METHOD_EXPERT_CALL: pooled, outlives its operation on the wire */
     struct hm_dispatch *dispatch;
     struct hm_dispatch_op *op; /* NULL: the operation has ended */

@@ -7,9 +7,8 @@
  * Failure modes: nobody serves it: HM_ERR_NOT_FOUND.  A failed call teaches the directory as
  *                dispatch does, so the next operation finds another server or says that there is
  *                none.
- * Invariants:    the output is written on success only, but for what is pulled straight into it
- *                (dispatch_call.c): coded answers lie in a pooled buffer until then, plain ones are
- *                looked at before they are written. */
+ * Invariants:    an output of less than 64 KiB is written on success only: coded answers lie in a
+ *                pooled buffer until then, plain ones are looked at before they are written. */
 #include "moe/remote_expert.h"
 
 #include "base/assert.h"
@@ -46,11 +45,12 @@ static enum hm_status call_expert(struct hm_moe_expert_op *op)
     uint32_t columns = 0, rows;
     enum hm_status status = hm_shape_rows("the expert's input", op->x, &columns, &rows);
     if (status != HM_OK) return status;
-    bool coded = op->codec && op->codec->id != HM_CODEC_NONE;
     size_t index_bytes = ((size_t)rows * sizeof(uint32_t) + 63) / 64 * 64;
-    size_t answer_bytes = coded ? (size_t)rows * columns * sizeof(float) : 0;
+    size_t answer_bytes = (size_t)rows * columns * sizeof(float);
+    bool aside =
+        op->codec && op->codec->id != HM_CODEC_NONE && answer_bytes < HM_DISPATCH_LEND_BYTES_MIN;
     status = hm_buf_pool_get(hm_rpc_buffers(hm_dispatch_rpc(op->dispatch)),
-                             index_bytes + answer_bytes, &op->rows);
+                             index_bytes + (aside ? answer_bytes : 0), &op->rows);
     if (status != HM_OK)
         return hm_fail(status, "no buffer for %" PRIu32 " rows of an expert now", rows);
     uint32_t *row = op->rows->base;
@@ -60,7 +60,7 @@ static enum hm_status call_expert(struct hm_moe_expert_op *op)
         .server = op->server,
         .row = row,
         .row_count = rows,
-        .answer = coded ? (float *)(void *)((char *)op->rows->base + index_bytes) : hm_f32(op->out),
+        .answer = aside ? (float *)(void *)((char *)op->rows->base + index_bytes) : hm_f32(op->out),
     };
     op->pass = (struct hm_dispatch_op){
         .pass = op->what == FORWARD ? HM_PASS_FORWARD : HM_PASS_BACKWARD,

@@ -42,8 +42,8 @@ HM_MUST_CHECK enum hm_status hm_moe_expert_find(struct hm_dispatch *dispatch,
                                                 struct hm_moe_expert_op *op,
                                                 const struct hm_uid *uid, hm_ns deadline,
                                                 hm_moe_expert_cb cb);
-/* x [.., hidden] f32 -> y, same shape; written on success only, but for answers of 64 KiB and more,
- * which a failure may leave there in part.  x and y stay until cb.
+/* x [.., hidden] f32 -> y, same shape; from HM_DISPATCH_LEND_BYTES_MIN on what a call that fails has
+ * had of its answer may be left there, smaller ones are written on success only.  x and y stay until cb.
  * Errors: HM_ERR_NOT_FOUND; HM_ERR_SHAPE and the rest as the server said; HM_ERR_TIMED_OUT. */
 HM_MUST_CHECK enum hm_status hm_moe_expert_forward(struct hm_dispatch *dispatch,
                                                    struct hm_moe_expert_op *op,

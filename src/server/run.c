@@ -191,12 +191,12 @@ enum hm_status hm_expert_server_run_batch(void *arg, struct hm_batch *batch)
     struct hm_served_lane *lane = pass->hosted->lane;
     uint32_t columns = plan->input.row[0].dim[0];
     bool plain = all_plain(batch);
-    float *y = plain ? batch->out->base : lane->out.base;
-    bool in_place = plain && plan->identity && pass->pass == HM_PASS_FORWARD;
+    bool in_place = plan->identity && pass->pass == HM_PASS_FORWARD;
+    float *y = plain ? batch->out->base : in_place ? lane->x.base : lane->out.base;
     float *x = in_place ? y : lane->x.base;
     unsigned good = 0;
 
-    enum hm_status status = gather_batch(pass, batch, columns, x, in_place, &good);
+    enum hm_status status = gather_batch(pass, batch, columns, x, in_place && plain, &good);
     if (!status && good == 0) status = HM_ERR_NUMERIC;
     if (!status) status = compute(pass, x, y, 0, batch->row_count);
     if (status == HM_ERR_EXPERT_NUMERIC && good > 1) {
