@@ -34,6 +34,7 @@ enum hm_status hm_dispatch_create(const struct hm_dispatch_conf *conf, struct hm
     dispatch->incarnation = hm_loop_random(dispatch->loop, HM_RANDOM_IDS);
     dispatch->timed_every = HM_STAGES_EVERY;
     hm_stages_init(&dispatch->stages, false, conf->metrics);
+    hm_shared_calls_init(&dispatch->shared, conf->metrics);
     dispatch->close_turn = (struct hm_timer){.cb = close_turn, .arg = dispatch};
     hm_list_init(&dispatch->idle);
     hm_list_init(&dispatch->left);
@@ -50,6 +51,7 @@ static void close_turn(struct hm_timer *timer)
     while ((link = hm_list_pop(&dispatch->idle)))
         free(HM_CONTAINER_OF(link, struct hm_server_call, link));
     hm_stages_fini(&dispatch->stages);
+    hm_shared_calls_fini(&dispatch->shared);
     void (*closed)(void *) = dispatch->closed;
     void *arg = dispatch->closed_arg;
     free(dispatch);
@@ -83,6 +85,10 @@ struct hm_directory *hm_dispatch_directory(const struct hm_dispatch *dispatch)
 struct hm_rpc *hm_dispatch_rpc(const struct hm_dispatch *dispatch)
 {
     return dispatch->rpc;
+}
+struct hm_shared_calls *hm_dispatch_shared(struct hm_dispatch *dispatch)
+{
+    return &dispatch->shared;
 }
 
 void hm_dispatch_time(struct hm_dispatch *dispatch, uint32_t every)

@@ -45,6 +45,8 @@ void hm_dispatch_close(struct hm_dispatch *dispatch, void (*done)(void *arg), vo
 struct hm_loop *hm_dispatch_loop(const struct hm_dispatch *dispatch);
 struct hm_directory *hm_dispatch_directory(const struct hm_dispatch *dispatch);
 struct hm_rpc *hm_dispatch_rpc(const struct hm_dispatch *dispatch);
+struct hm_shared_calls; /* moe/shared_call.h */
+struct hm_shared_calls *hm_dispatch_shared(struct hm_dispatch *dispatch);
 
 /* Asks for stage times (moe/stages.h) with one call in `every` (at first HM_STAGES_EVERY; 1: with
  * each, 0: never), and forgets those measured so far. */

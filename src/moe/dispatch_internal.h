@@ -5,6 +5,7 @@
 
 #include "base/assert.h"
 #include "moe/dispatch.h"
+#include "moe/shared_call.h"
 
 #include <stdatomic.h>
 
@@ -23,6 +24,7 @@ struct hm_dispatch {
     _Atomic uint64_t calls, calls_failed, calls_coded, parts, parts_failed, rows;
     uint32_t timed_every, timed_turn; /* every 0: no call is timed */
     struct hm_stages stages;
+    struct hm_shared_calls shared;
     bool closing;
     struct hm_timer close_turn;
     void (*closed)(void *arg);

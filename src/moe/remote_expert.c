@@ -3,6 +3,8 @@
  *   find:               children of its prefix ──► its server's addresses ──► info ──► cb
  *   forward, backward:  children of its prefix ──► dispatch, one part with all rows ──► cb
  *
+ * Forwards of few rows that begin in one turn share all of it (shared_call.c).
+ *
  * Happy path:    the directory answers from its cache, so a pass costs one turn and one call.
  * Failure modes: nobody serves it: HM_ERR_NOT_FOUND.  A failed call teaches the directory as
  *                dispatch does, so the next operation finds another server or says that there is
@@ -13,13 +15,14 @@
 
 #include "base/assert.h"
 #include "moe/shape.h"
+#include "moe/shared_call.h"
 
 #include <inttypes.h>
 #include <string.h>
 
 enum what { FIND, FORWARD, BACKWARD };
 
-static void end(struct hm_moe_expert_op *op, enum hm_status status)
+void hm_moe_expert_end(struct hm_moe_expert_op *op, enum hm_status status)
 {
     if (op->peer) hm_peer_put(op->peer);
     op->peer = NULL;
@@ -37,7 +40,7 @@ static void pass_ended(struct hm_dispatch_op *pass, enum hm_status status)
     if (status == HM_OK && op->part.answer != hm_f32(op->out))
         memcpy(op->out->data.base, op->part.answer,
                (size_t)pass->row_count * pass->columns * sizeof(float));
-    end(op, status);
+    hm_moe_expert_end(op, status);
 }
 
 static enum hm_status call_expert(struct hm_moe_expert_op *op)
@@ -81,6 +84,12 @@ static enum hm_status call_expert(struct hm_moe_expert_op *op)
     return hm_dispatch_start(op->dispatch, &op->pass);
 }
 
+void hm_moe_expert_alone(struct hm_moe_expert_op *op)
+{
+    enum hm_status status = call_expert(op);
+    if (status != HM_OK) hm_moe_expert_end(op, status);
+}
+
 /* ---- info ------------------------------------------------------------------------------------ */
 
 static void info_reply(struct hm_call *call, enum hm_status status, const void *header,
@@ -106,7 +115,7 @@ static void info_ended(struct hm_call *call, enum hm_status status)
         (void)hm_fail(status, "server %.8s did not describe expert %s: %s",
                       hm_node_id_text(&op->server, server), op->uid.text, hm_status_text(status));
     }
-    end(op, status);
+    hm_moe_expert_end(op, status);
 }
 
 static void addresses(void *arg, enum hm_status status, const struct hm_server_info *info,
@@ -141,7 +150,7 @@ static void addresses(void *arg, enum hm_status status, const struct hm_server_i
         (void)hm_fail(status, "the server of expert %s cannot be called now: %s", op->uid.text,
                       hm_status_text(status));
     }
-    end(op, status);
+    hm_moe_expert_end(op, status);
 }
 
 /* ---- who serves it --------------------------------------------------------------------------- */
@@ -151,6 +160,7 @@ static void found(void *arg, enum hm_status status, const struct hm_children *ch
 {
     struct hm_moe_expert_op *op = arg;
     const struct hm_provider *provider = NULL;
+    hm_shared_call_close(op);
     if (status == HM_OK) {
         HM_ASSERT(prefix_count == 1);
         for (unsigned i = 0; i < children->count; i++) {
@@ -163,14 +173,17 @@ static void found(void *arg, enum hm_status status, const struct hm_children *ch
                         "no live server hosts expert %s; start one (hivemind serve --experts %s)",
                         op->uid.text, op->uid.text);
     }
-    if (status == HM_OK) {
-        op->server = provider->server[0];
+    if (status == HM_OK) op->server = provider->server[0];
+    if (status == HM_OK && op->next) {
+        hm_shared_call_start(hm_dispatch_shared(op->dispatch), op);
+        return;
+    }
+    if (status == HM_OK)
         status = op->what == FIND
                      ? hm_directory_servers(hm_dispatch_directory(op->dispatch), &op->server, 1,
                                             op->deadline, addresses, op)
                      : call_expert(op);
-    }
-    if (status != HM_OK) end(op, status);
+    if (status != HM_OK) hm_shared_call_end(op, status);
 }
 
 static enum hm_status start(struct hm_dispatch *dispatch, struct hm_moe_expert_op *op,
@@ -185,9 +198,17 @@ static enum hm_status start(struct hm_dispatch *dispatch, struct hm_moe_expert_o
     op->cb = cb;
     op->peer = NULL;
     op->rows = NULL;
+    op->next = NULL;
+    op->last = op;
+    hm_list_init(&op->open);
+    struct hm_shared_calls *shared = hm_dispatch_shared(dispatch);
+    if (what == FORWARD && hm_shared_call_join(shared, op)) return HM_OK;
     hm_uid_prefix(uid, uid->dim_count - 1u, op->prefix);
     const char *prefix = op->prefix;
-    return hm_directory_children(hm_dispatch_directory(dispatch), &prefix, 1, deadline, found, op);
+    enum hm_status status =
+        hm_directory_children(hm_dispatch_directory(dispatch), &prefix, 1, deadline, found, op);
+    if (status == HM_OK && what == FORWARD) hm_shared_call_open(shared, op);
+    return status;
 }
 
 enum hm_status hm_moe_expert_find(struct hm_dispatch *dispatch, struct hm_moe_expert_op *op,
@@ -208,6 +229,8 @@ enum hm_status hm_moe_expert_forward(struct hm_dispatch *dispatch, struct hm_moe
     op->x = x;
     op->dy = NULL;
     op->out = y;
+    op->row_count = rows;
+    op->columns = columns;
     return start(dispatch, op, uid, FORWARD, deadline, cb);
 }
 

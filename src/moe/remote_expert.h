@@ -35,6 +35,10 @@ struct hm_moe_expert_op { /* caller's memory, until cb has run; zero it first */
     struct hm_buf *rows; /* indices, then coded answers */
     const struct hm_tensor *x, *dy;
     struct hm_tensor *out;
+    /* moe/shared_call.h: those that go with it, in order; and while more may join */
+    struct hm_moe_expert_op *next, *last;
+    struct hm_link open;
+    uint32_t row_count, columns, rows_shared; /* shared: with those that have joined */
 };
 /* Who serves it, and what it is (op->info, op->server).  HM_ERR_NOT_FOUND with a line if nobody
  * serves it. */
@@ -44,6 +48,8 @@ HM_MUST_CHECK enum hm_status hm_moe_expert_find(struct hm_dispatch *dispatch,
                                                 hm_moe_expert_cb cb);
 /* x [.., hidden] f32 -> y, same shape; from HM_DISPATCH_LEND_BYTES_MIN on what a call that fails has
  * had of its answer may be left there, smaller ones are written on success only.  x and y stay until cb.
+ * Forwards of few rows to one expert that begin in one turn of the loop go in one call
+ * (moe/shared_call.h).
  * Errors: HM_ERR_NOT_FOUND; HM_ERR_SHAPE and the rest as the server said; HM_ERR_TIMED_OUT. */
 HM_MUST_CHECK enum hm_status hm_moe_expert_forward(struct hm_dispatch *dispatch,
                                                    struct hm_moe_expert_op *op,
