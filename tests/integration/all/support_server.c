@@ -37,12 +37,14 @@ void swarm_serve(struct swarm *swarm)
                                         .lane_threads = 1,
                                         .codecs = swarm->codecs};
     struct hm_expert_options nop = {.kind = "nop", .hidden = COLUMNS};
+    struct hm_expert_options wide = {.kind = "nop", .hidden = WIDE_COLUMNS};
     struct hm_expert_options ffn = {
         .kind = "ffn", .hidden = COLUMNS, .optimizer = "adam", .rate = 1e-2f, .seed = 9};
     assert_ok(hm_node_open(&a, &swarm->a));
     assert_ok(hm_node_join_line(swarm->a, swarm->line, sizeof(swarm->line)));
     assert_ok(hm_server_open(swarm->a, &options, &swarm->server));
     assert_ok(hm_server_host(swarm->server, "nop.[0:2]", &nop));
+    assert_ok(hm_server_host(swarm->server, "wide.0", &wide));
     assert_ok(hm_server_host(swarm->server, "ffn.[0:8]", &ffn));
     assert_ok(hm_server_start(swarm->server));
 }

@@ -14,7 +14,14 @@
 #include "moe/call.h"
 #include "server/internal.h"
 
-enum { COLUMNS = 16, BATCH_ROWS = 16, QUEUE_ROWS = 64, PARTS_MAX = 8, ROWS_MAX = 256 };
+enum {
+    COLUMNS = 16,
+    WIDE_COLUMNS = 2048,
+    BATCH_ROWS = 16,
+    QUEUE_ROWS = 64,
+    PARTS_MAX = 8,
+    ROWS_MAX = 256
+};
 
 /* ---- the swarm */
 
@@ -27,7 +34,7 @@ struct swarm {
     int save_interval_ms;
     const char *codecs; /* that the server takes; NULL: all */
 };
-/* nop.0, nop.1, and ffn.0 to ffn.7: adam, equal to local experts of the same uid. */
+/* nop.0, nop.1, wide.0 (a nop of WIDE_COLUMNS), and ffn.0 to ffn.7: adam, equal to local experts of the same uid. */
 void swarm_open(struct swarm *swarm, int save_interval_ms);
 void swarm_open_taking(struct swarm *swarm, const char *codecs);
 void swarm_close(struct swarm *swarm); /* removes the folder too */
