@@ -108,7 +108,7 @@ static void settings_describe(struct ucx *ucx)
     const char *machine = "other";
 #endif
     size_t room = sizeof ucx->settings;
-    int at = snprintf(ucx->settings, room, "ucx %u.%u.%u %s hm2", major, minor, release, machine);
+    int at = snprintf(ucx->settings, room, "ucx %u.%u.%u %s hm3", major, minor, release, machine);
     for (size_t i = 0; i < HM_COUNT_OF(settings) && at > 0 && (size_t)at < room; i++) {
         const char *value = settings[i].agreed ? given(settings[i].name) : NULL;
         if (!value || strcmp(value, settings[i].value ? settings[i].value : "") == 0) continue;

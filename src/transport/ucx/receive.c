@@ -25,7 +25,7 @@ void hm_ucx_receive_init(struct ucx_ep *ep)
     ep->nothing.ep = ep;
 }
 
-static struct ucx_inbound *inbound_make(struct ucx_ep *ep, size_t bytes)
+struct ucx_inbound *hm_ucx_inbound_make(struct ucx_ep *ep, size_t bytes)
 {
     struct ucx_inbound *in = hm_ucx_inbound_get(ep->ucx);
     if (!in) {
@@ -36,6 +36,7 @@ static struct ucx_inbound *inbound_make(struct ucx_ep *ep, size_t bytes)
     in->ep = ep;
     in->kept = NULL;
     in->taken = NULL;
+    in->buf = NULL;
     in->id = 0;
     in->into.base = NULL;
     in->into.owner = NULL;
@@ -50,9 +51,16 @@ static uint64_t charge(size_t bytes)
     return bytes > UCX_PAGE_BYTES ? bytes : UCX_PAGE_BYTES;
 }
 
+bool hm_ucx_credit_spend(struct ucx_ep *ep, size_t bytes)
+{
+    if (charge(bytes) > ep->credit_left) return false;
+    ep->credit_left -= charge(bytes);
+    return true;
+}
+
 /* ---- arrivals ------------------------------------------------------------------------------ */
 
-static void deliver(struct ucx_ep *ep, struct ucx_inbound *in, const void *header, size_t bytes)
+void hm_ucx_deliver(struct ucx_ep *ep, struct ucx_inbound *in, const void *header, size_t bytes)
 {
     const struct hm_transport_sink *sink = &ep->ucx->sink;
     ep->inbounds_out++;
@@ -104,11 +112,11 @@ static bool announce_arrived(struct ucx_ep *ep, const struct ucx_control *head, 
     if (*place || header_bytes > HM_HEADER_BYTES_MAX || head->id == 0 || head->value == 0 ||
         head->value > HM_PAYLOAD_BYTES_MAX)
         return false;
-    struct ucx_inbound *in = inbound_make(ep, (size_t)head->value);
+    struct ucx_inbound *in = hm_ucx_inbound_make(ep, (size_t)head->value);
     if (!in) return true;
     in->id = head->id;
     *place = in;
-    deliver(ep, in, header, header_bytes);
+    hm_ucx_deliver(ep, in, header, header_bytes);
     return true;
 }
 
@@ -233,7 +241,7 @@ static ucs_status_t on_bare(void *arg, const void *head, size_t head_bytes, void
     if (bytes > 0 || header_bytes > HM_HEADER_BYTES_MAX)
         hm_ucx_ep_fail(ep, HM_ERR_PEER_PROTOCOL);
     else
-        deliver(ep, &ep->nothing, (const uint8_t *)head + sizeof ep->token, header_bytes);
+        hm_ucx_deliver(ep, &ep->nothing, (const uint8_t *)head + sizeof ep->token, header_bytes);
     return refused(param);
 }
 
@@ -244,19 +252,18 @@ static ucs_status_t on_eager(void *arg, const void *head, size_t head_bytes, voi
     struct ucx_ep *ep = addressed(arg, head, head_bytes);
     if (!ep || !opened(ep)) return refused(param);
     size_t header_bytes = head_bytes - sizeof ep->token;
-    if (bytes == 0 || bytes > UCX_EAGER_BYTES_LIMIT || charge(bytes) > ep->credit_left ||
-        header_bytes > HM_HEADER_BYTES_MAX || !(param->recv_attr & UCP_AM_RECV_ATTR_FLAG_DATA)) {
+    if (bytes == 0 || bytes > UCX_EAGER_BYTES_LIMIT || header_bytes > HM_HEADER_BYTES_MAX ||
+        !(param->recv_attr & UCP_AM_RECV_ATTR_FLAG_DATA) || !hm_ucx_credit_spend(ep, bytes)) {
         hm_ucx_ep_fail(ep, HM_ERR_PEER_PROTOCOL);
         return refused(param);
     }
-    struct ucx_inbound *in = inbound_make(ep, bytes);
+    struct ucx_inbound *in = hm_ucx_inbound_make(ep, bytes);
     if (!in) return UCS_OK;
     bool taken = false;
-    ep->credit_left -= charge(bytes);
     ep->ucx->metrics.bytes_received.value += bytes;
     in->base.data = in->kept = data;
     in->taken = &taken;
-    deliver(ep, in, (const uint8_t *)head + sizeof ep->token, header_bytes);
+    hm_ucx_deliver(ep, in, (const uint8_t *)head + sizeof ep->token, header_bytes);
     if (taken) return UCS_OK;
     in->taken = NULL;
     return UCS_INPROGRESS;
@@ -272,7 +279,9 @@ static bool control_arrived(struct ucx_ep *ep, const struct ucx_control *control
     case UCX_DROP:
     case UCX_DONE: return hm_ucx_send_control(ep, control->type, control->id);
     case UCX_CREDIT: return credit_arrived(ep, control->value);
-    case UCX_DATA: break;
+    case UCX_DATA:
+    case UCX_BEGIN:
+    case UCX_MORE: break;
     }
     return false;
 }
@@ -287,9 +296,17 @@ static ucs_status_t on_control(void *arg, const void *head, size_t head_bytes, v
     if (control.type != UCX_HELLO && !opened(ep)) return refused(param);
     bool rendezvous = param->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV;
     if (control.type == UCX_DATA) return piece_arrived(ep, &control, data, bytes, rendezvous);
-    if (bytes > 0 || !control_arrived(ep, &control, (const uint8_t *)head + sizeof control,
-                                      head_bytes - sizeof control))
-        hm_ucx_ep_fail(ep, HM_ERR_PEER_PROTOCOL);
+    const uint8_t *header = (const uint8_t *)head + sizeof control;
+    size_t header_bytes = head_bytes - sizeof control;
+    bool good = false;
+    if (control.type == UCX_BEGIN)
+        good = !rendezvous &&
+               hm_ucx_assemble_begin(ep, control.value, header, header_bytes, data, bytes);
+    else if (control.type == UCX_MORE)
+        good = !rendezvous && hm_ucx_assemble_more(ep, control.value, data, bytes);
+    else
+        good = bytes == 0 && control_arrived(ep, &control, header, header_bytes);
+    if (!good) hm_ucx_ep_fail(ep, HM_ERR_PEER_PROTOCOL);
     return refused(param);
 }
 
@@ -323,15 +340,18 @@ enum hm_status hm_ucx_receive_register(struct ucx *ucx)
 /* ---- pull and drop ------------------------------------------------------------------------- */
 
 /* The payload of an eager one is not needed any more. */
-static void kept_release(struct ucx_inbound *in)
+static void eager_release(struct ucx_inbound *in)
 {
     struct ucx_ep *ep = in->ep;
-    if (in->taken)
+    if (in->buf)
+        hm_buf_put(in->buf);
+    else if (in->taken)
         *in->taken = true; /* UCX takes it back when its callback returns */
     else
         ucp_am_data_release(ep->ucx->worker, in->kept);
     in->kept = NULL;
     in->taken = NULL;
+    in->buf = NULL;
     ep->credit_owed += charge(in->base.bytes);
     if (ep->credit_owed >= ep->ucx->receive_bytes_max / 4) hm_ucx_turn_soon(ep);
 }
@@ -342,7 +362,7 @@ void hm_ucx_drop(struct hm_inbound *base)
     struct ucx_ep *ep = in->ep;
     HM_ASSERT(ep->inbounds_out > 0);
     ep->inbounds_out--;
-    if (in->kept) kept_release(in);
+    if (in->base.data) eager_release(in);
     if (in->id) {
         uint64_t id = in->id;
         ep->place_in[id % UCX_PLACES] = NULL;
@@ -363,7 +383,7 @@ enum hm_status hm_ucx_pull(struct hm_inbound *base, const struct hm_span *into, 
     if (ep->state != UCX_UP) status = HM_ERR_PEER_UNREACHABLE;
     /* Pieces and eager payloads are copied by the CPU, but for rendezvous. */
     if (!ep->ucx->memory[into->mem]) status = HM_ERR_UNSUPPORTED;
-    if (status == HM_OK && in == &ep->nothing && !(taken = inbound_make(ep, 0)))
+    if (status == HM_OK && in == &ep->nothing && !(taken = hm_ucx_inbound_make(ep, 0)))
         status = HM_ERR_NO_MEMORY;
     if (status != HM_OK) {
         hm_ucx_drop(base);
@@ -381,10 +401,10 @@ enum hm_status hm_ucx_pull(struct hm_inbound *base, const struct hm_span *into, 
         hm_ucx_say(ep, UCX_PULL, taken->id, 0);
         return HM_OK;
     }
-    if (taken->kept) {
+    if (taken->base.data) {
         memcpy(into->base, taken->base.data, taken->base.bytes);
         ep->ucx->metrics.bytes_copied.value += taken->base.bytes;
-        kept_release(taken);
+        eager_release(taken);
     }
     taken->base.data = NULL;
     pull_finish(taken, HM_OK);
@@ -414,6 +434,7 @@ void hm_ucx_receive_callbacks(struct ucx_ep *ep)
 
 void hm_ucx_receive_abort(struct ucx_ep *ep)
 {
+    hm_ucx_assemble_abort(ep);
     for (unsigned i = 0; i < UCX_PLACES; i++) {
         struct ucx_inbound *in = ep->place_in[i];
         ep->place_in[i] = NULL;

@@ -88,7 +88,8 @@ static void on_sent(void *request, ucs_status_t status, void *arg)
     if (!send || op != &send->op) hm_ucx_op_put(ep->ucx, op);
     if (send) {
         send->wire_ops--;
-        if (send->stage == UCX_POSTED && status == UCS_OK && !send->finished)
+        bool all = send->stage == UCX_POSTED && send->sent == send->bytes && send->wire_ops == 0;
+        if (all && status == UCS_OK && !send->finished)
             finish(send, HM_OK);
         else
             send_release(send);
@@ -189,13 +190,70 @@ void hm_ucx_say(struct ucx_ep *ep, enum ucx_type type, uint64_t id, uint64_t val
     op_post(op, 0, false);
 }
 
+/* Up to `room` bytes of the payload that have not been sent become the operation's; returns the
+ * number of their spans. */
+static unsigned piece_take(struct ucx_send *send, struct ucx_op *op, size_t room)
+{
+    unsigned count = 0;
+    op->bytes = 0;
+    while (op->bytes < room && send->sent + op->bytes < send->bytes) {
+        const struct hm_span *span = &send->span[send->span_at];
+        size_t part = span->bytes - send->span_offset;
+        if (part > room - op->bytes) part = room - op->bytes;
+        if (part > 0)
+            op->iov[count++] = (ucp_dt_iov_t){(uint8_t *)span->base + send->span_offset, part};
+        op->bytes += part;
+        send->span_offset += part;
+        if (send->span_offset < span->bytes) break;
+        send->span_at++;
+        send->span_offset = 0;
+    }
+    send->sent += op->bytes;
+    send->ep->ucx->metrics.bytes_sent.value += op->bytes;
+    return count;
+}
+
+/* All of an eager message that is longer than a segment, one operation behind the other. */
+static void post_in_pieces(struct ucx_send *send)
+{
+    struct ucx_ep *ep = send->ep;
+    struct ucx_op *op = &send->op;
+    send->stage = UCX_POSTED;
+    op->ep = ep;
+    op->send = send;
+    op->windowed = true;
+    ep->ucx->metrics.messages_sent.value++;
+    size_t room = ep->ucx->piece_bytes - (send->head_bytes - sizeof(struct ucx_control));
+    unsigned count = piece_take(send, op, room);
+    bool good = post(op, UCX_AM_CONTROL, send->head, send->head_bytes, count, false) != POST_FAILED;
+    while (good && send->sent < send->bytes && (op = op_make(ep, send))) {
+        op->head =
+            (struct ucx_control){.token = ep->their_token, .type = UCX_MORE, .value = send->sent};
+        count = piece_take(send, op, ep->ucx->piece_bytes);
+        op_post(op, count, false);
+        good = ep->state < UCX_FAILING;
+    }
+    if (good && send->sent == send->bytes && send->wire_ops == 0)
+        finish(send, HM_OK);
+    else
+        hm_list_push(&ep->posted, &send->link); /* on_sent, or the endpoint's end, finishes it */
+}
+
 /* The head, and all of the payload of an eager message. */
 static void post_message(struct ucx_send *send, const struct hm_span *payload, unsigned span_count)
 {
     struct ucx_ep *ep = send->ep;
     unsigned count = 0;
+    if (send->in_pieces) {
+        hold(send, payload, span_count);
+        post_in_pieces(send);
+        return;
+    }
     bool announces = send->stage == UCX_ANNOUNCED, eager = !announces && send->bytes > 0;
-    if (!announces) send->stage = UCX_POSTED;
+    if (!announces) {
+        send->stage = UCX_POSTED;
+        send->sent = send->bytes;
+    }
     for (unsigned i = 0; eager && i < span_count; i++)
         if (payload[i].bytes > 0)
             send->op.iov[count++] = (ucp_dt_iov_t){payload[i].base, payload[i].bytes};
@@ -269,11 +327,10 @@ static void queue_push(struct ucx_queue *queue, struct ucx_send *send)
     hm_ucx_turn_soon(send->ep);
 }
 
-/* The head that announces, in the place of the one that brings. */
-static void announce_prepare(struct ucx_send *send)
+/* The head that announces or begins, in the place of the one that brings all. */
+static void head_prepare(struct ucx_send *send, enum ucx_type type)
 {
-    struct ucx_control head = {
-        .token = send->ep->their_token, .type = UCX_ANNOUNCE, .value = send->bytes};
+    struct ucx_control head = {.token = send->ep->their_token, .type = type, .value = send->bytes};
     size_t header_bytes = send->head_bytes - sizeof head.token;
     memmove(send->head + sizeof head, send->head + sizeof head.token, header_bytes);
     memcpy(send->head, &head, sizeof head);
@@ -304,12 +361,14 @@ enum hm_status hm_ucx_send(struct hm_ep *base, const void *header, size_t header
     send->done = done;
     send->arg = arg;
     send->lent = lent;
+    send->in_pieces = eager && bytes + header_bytes > ep->ucx->piece_bytes &&
+                      ep->ucx->piece_bytes > 2 * HM_HEADER_BYTES_MAX;
+    if (!eager || send->in_pieces) head_prepare(send, eager ? UCX_BEGIN : UCX_ANNOUNCE);
     bool now = bytes == 0 || (eager && queue->count == 0 && credit_take(ep, bytes));
     if (done || !now) hold(send, payload, span_count);
     if (now) {
         post_message(send, payload, span_count);
     } else {
-        if (!eager) announce_prepare(send);
         queue_push(queue, send);
     }
     return HM_OK;
@@ -353,25 +412,9 @@ static size_t post_piece(struct ucx_send *send)
     struct ucx_ep *ep = send->ep;
     struct ucx_op *op = op_make(ep, send);
     if (!op) return 0;
-    size_t room = ep->ucx->piece_bytes, bytes = 0;
-    unsigned count = 0;
     op->head = (struct ucx_control){
         .token = ep->their_token, .type = UCX_DATA, .id = send->id, .value = send->sent};
-    while (bytes < room && send->sent + bytes < send->bytes) {
-        const struct hm_span *span = &send->span[send->span_at];
-        size_t part = span->bytes - send->span_offset;
-        if (part > room - bytes) part = room - bytes;
-        if (part > 0)
-            op->iov[count++] = (ucp_dt_iov_t){(uint8_t *)span->base + send->span_offset, part};
-        bytes += part;
-        send->span_offset += part;
-        if (send->span_offset < span->bytes) break;
-        send->span_at++;
-        send->span_offset = 0;
-    }
-    op->bytes = bytes;
-    send->sent += bytes;
-    ep->ucx->metrics.bytes_sent.value += bytes;
+    unsigned count = piece_take(send, op, ep->ucx->piece_bytes);
     hm_list_remove(&send->link); /* to the end: each in turn */
     if (send->sent == send->bytes) {
         send->stage = UCX_UNACKED;
@@ -379,6 +422,7 @@ static size_t post_piece(struct ucx_send *send)
     } else {
         hm_list_push(&ep->streaming, &send->link);
     }
+    size_t bytes = op->bytes;
     op_post(op, send->lent ? IOV_LENT : count, ep->ucx->rendezvous);
     return bytes;
 }

@@ -128,6 +128,7 @@ static void ucx_free(struct ucx *ucx)
     struct hm_link *link;
     while ((link = hm_list_pop(&ucx->chunks)) != NULL)
         free(HM_CONTAINER_OF(link, struct chunk, link));
+    hm_buf_pool_destroy(ucx->pool);
     free(ucx->slot);
     free(ucx);
 }
@@ -283,6 +284,15 @@ static void metrics_add(struct ucx *ucx, struct hm_metrics *metrics)
     }
 }
 
+/* Every eager byte that every peer may have in flight to us, with as much again for headers and for
+ * rounding: memory is taken as it is used. */
+static size_t pool_bytes_max(const struct ucx *ucx)
+{
+    const size_t ceiling = (size_t)1 << 44;
+    size_t each = ucx->receive_bytes_max < ceiling ? 2 * ucx->receive_bytes_max : ceiling;
+    return each > ceiling / ucx->endpoints_max ? ceiling : each * ucx->endpoints_max;
+}
+
 static struct ucx *ucx_make(const struct hm_transport_conf *conf, struct hm_loop *loop,
                             const struct hm_transport_sink *sink)
 {
@@ -303,7 +313,8 @@ static struct ucx *ucx_make(const struct hm_transport_conf *conf, struct hm_loop
     for (size_t i = 0; i < HM_COUNT_OF(lists); i++) hm_list_init(lists[i]);
     /* Twice as many places as endpoints: those that are down may still be in UCX's hands. */
     ucx->slot = calloc((size_t)2 * ucx->endpoints_max, sizeof *ucx->slot);
-    if (ucx->slot) return ucx;
+    if (ucx->slot && hm_buf_pool_create(pool_bytes_max(ucx), &ucx->pool) == HM_OK) return ucx;
+    free(ucx->slot);
     free(ucx);
     return NULL;
 }

@@ -7,6 +7,7 @@
  *   send.c      operations on the wire, queues, credit, announced payloads
  *   lent.c      what is sent of memory that can be taken back
  *   receive.c   active messages in: messages, announces, pulls
+ *   assemble.c  those that come in several
  *
  * One worker, of whichever thread runs the loop: one at a time (UCS_THREAD_MODE_SERIALIZED).  The fabric is homogeneous (settings
  * name the architecture), so heads are plain memory: a token, then what UCX's id says.  The
@@ -20,6 +21,8 @@
  *       DATA id offset; payload           -> a piece of it, in order
  *       DONE id                           <- all of it is here
  *       CREDIT bytes                      <- eager bytes given back
+ *       BEGIN bytes, header; payload      -> a message that is longer than a segment: its first piece
+ *       MORE offset; payload              -> the next, in order; no other BEGIN before the last
  *       HELLO credit                      -> the first: I have accepted your offer
  *
  * The id of an announced payload is (number << 8 | place): the place is its index on both sides. */
@@ -55,6 +58,8 @@ enum ucx_type {
     UCX_DATA,
     UCX_DONE,
     UCX_CREDIT,
+    UCX_BEGIN,
+    UCX_MORE,
 };
 struct ucx_control {
     uint64_t token; /* the receiver's, as all that a shorter head has */
@@ -94,6 +99,7 @@ struct ucx_send {
     bool finished, called;
     bool held;         /* span and references to its owners are there */
     bool lent;         /* some of it is lent memory */
+    bool in_pieces;    /* eager, and longer than a segment */
     uint8_t stage;     /* enum ucx_stage */
     unsigned wire_ops; /* operations of it in UCX's hands */
     uint64_t id;
@@ -112,7 +118,9 @@ struct ucx_inbound {
     struct ucx_ep *ep;
     void *kept;  /* eager: UCX's, until ucp_am_data_release */
     bool *taken; /* not NULL: we are in its callback; set when it is pulled or dropped there */
-    uint64_t id; /* announced; 0: eager or empty */
+    struct hm_buf *buf;  /* eager: put together here; NULL: kept */
+    size_t header_bytes; /* behind the payload, while it is */
+    uint64_t id;         /* announced; 0: eager or empty */
     struct hm_span into;
     size_t posted, received; /* bytes of pieces that have come, and of those that are in place */
     unsigned receiving;      /* rendezvous of pieces under way */
@@ -162,6 +170,7 @@ struct ucx_ep {
     /* receive.c */
     struct ucx_inbound nothing; /* of every message without a payload */
     struct ucx_inbound *place_in[UCX_PLACES];
+    struct ucx_inbound *assembling; /* NULL: none at hand */
     struct hm_link pulled;
     unsigned inbounds_out; /* in the user's hands */
     unsigned receiving;    /* inbounds that UCX still writes into */
@@ -189,6 +198,8 @@ struct ucx {
     bool rendezvous; /* pieces are larger than a segment */
     bool lends;
     ucp_datatype_t lent; /* lent.c's */
+    /* Of assemble.c. Not conf->buffers: what the user has exhausted must not stop what would free it. */
+    struct hm_buf_pool *pool;
     unsigned endpoints_max, endpoint_count, slot_next;
     size_t receive_bytes_max;
     hm_ns handshake_max;
@@ -241,6 +252,19 @@ HM_MUST_CHECK enum hm_status hm_ucx_context_open(struct ucx *ucx,
 void hm_ucx_context_close(struct ucx *ucx);
 /* Descriptors that UCX has opened must not live on in programs that this one starts. */
 void hm_ucx_descriptors_close_on_exec(const struct ucx *ucx);
+
+/* ---- receive.c, for assemble.c */
+struct ucx_inbound *hm_ucx_inbound_make(struct ucx_ep *ep, size_t bytes); /* NULL: ep has failed */
+/* What an eager message takes; false: it is more than the peer has. */
+HM_MUST_CHECK bool hm_ucx_credit_spend(struct ucx_ep *ep, size_t bytes);
+void hm_ucx_deliver(struct ucx_ep *ep, struct ucx_inbound *in, const void *header, size_t bytes);
+
+/* ---- assemble.c: false: the peer may not say that */
+HM_MUST_CHECK bool hm_ucx_assemble_begin(struct ucx_ep *ep, uint64_t total, const void *header,
+                                         size_t header_bytes, const void *data, size_t bytes);
+HM_MUST_CHECK bool hm_ucx_assemble_more(struct ucx_ep *ep, uint64_t offset, const void *data,
+                                        size_t bytes);
+void hm_ucx_assemble_abort(struct ucx_ep *ep);
 
 /* ---- lent.c */
 HM_MUST_CHECK enum hm_status hm_ucx_lent_open(struct ucx *ucx);

@@ -15,7 +15,7 @@
 #include <unistd.h>
 
 enum { BARE = 1, EAGER = 2, CONTROL = 3 };
-enum { HELLO = 1, ANNOUNCE, PULL, DROP, DATA, DONE, CREDIT };
+enum { HELLO = 1, ANNOUNCE, PULL, DROP, DATA, DONE, CREDIT, BEGIN, MORE };
 
 struct message {    /* a control message as on the wire; then up to 2 KiB of header */
     uint64_t token; /* of others this alone */
@@ -194,24 +194,120 @@ static void attack_empty_piece(void)
     if (self.pulled && self.sent++ == 1) piece(0, 0);
 }
 
+static void part(unsigned type, uint64_t value, size_t header_bytes, size_t bytes)
+{
+    struct message message = {.token = self.token, .type = type, .value = value};
+    send_raw(CONTROL, &message, offsetof(struct message, header) + header_bytes, bytes);
+}
+
+static void attack_more_of_nothing(void)
+{
+    if (self.sent++ == 0) part(MORE, 0, 0, 1000);
+}
+
+static void attack_begun_twice(void)
+{
+    if (self.sent++ > 0) return;
+    part(BEGIN, 20000, 0, 4000);
+    part(BEGIN, 20000, 0, 4000);
+}
+
+static void attack_hole(void)
+{
+    if (self.sent++ > 0) return;
+    part(BEGIN, 20000, 0, 4000);
+    part(MORE, 8000, 0, 4000);
+}
+
+static void attack_overlap(void)
+{
+    if (self.sent++ > 0) return;
+    part(BEGIN, 20000, 0, 4000);
+    part(MORE, 3999, 0, 4000);
+}
+
+static void attack_too_long(void)
+{
+    if (self.sent++ > 0) return;
+    part(BEGIN, 5000, 0, 4000);
+    part(MORE, 4000, 0, 1001);
+}
+
+static void attack_empty_more(void)
+{
+    if (self.sent++ > 0) return;
+    part(BEGIN, 5000, 0, 4000);
+    part(MORE, 4000, 0, 0);
+}
+
+static void attack_begun_too_large(void)
+{
+    if (self.sent++ == 0) part(BEGIN, (32 << 10) + 1, 0, 4000);
+}
+
+static void attack_begun_whole(void)
+{
+    if (self.sent++ == 0) part(BEGIN, 4000, 0, 4000);
+}
+
+static void attack_begun_long_header(void)
+{
+    if (self.sent++ == 0) part(BEGIN, 20000, 1025, 4000);
+}
+
+/* Begins as often as it may, and never comes to an end: the endpoint's own end must free it. */
+static void attack_never_whole(void)
+{
+    if (self.sent == 0) self.began = hm_loop_now(self.loop);
+    if (hm_loop_now(self.loop) - self.began > 100 * HM_MS) _exit(0);
+    if (self.sent++ == 0) part(BEGIN, 20000, 100, 4000);
+}
+
 const struct ucx_attack ucx_attacks[] = {
-    {"announces without end", 0, 0},   {"a huge announce", 0, 0},
-    {"more than the credit", 0, 0},    {"a large eager message", 0, 0},
-    {"a long header", 0, 0},           {"an unknown type", 0, 0},
-    {"a pull of nothing", 0, 0},       {"a done of nothing", 0, 0},
-    {"data of nothing", 0, 0},         {"too much credit", 0, 0},
-    {"a second hello", 0, 0},          {"foreign tokens", 1, 0},
-    {"a payload on a bare one", 0, 0}, {"a payload on a control message", 0, 0},
-    {"a repeated piece", 0, 1},        {"a piece before its turn", 0, 1},
+    {"announces without end", 0, 0},
+    {"a huge announce", 0, 0},
+    {"more than the credit", 0, 0},
+    {"a large eager message", 0, 0},
+    {"a long header", 0, 0},
+    {"an unknown type", 0, 0},
+    {"a pull of nothing", 0, 0},
+    {"a done of nothing", 0, 0},
+    {"data of nothing", 0, 0},
+    {"too much credit", 0, 0},
+    {"a second hello", 0, 0},
+    {"foreign tokens", 1, 0},
+    {"a payload on a bare one", 0, 0},
+    {"a payload on a control message", 0, 0},
+    {"a repeated piece", 0, 1},
+    {"a piece before its turn", 0, 1},
     {"an empty piece", 0, 1},
+    {"more of nothing", 0, 0},
+    {"a second beginning", 0, 0},
+    {"a hole in a message", 0, 0},
+    {"parts that overlap", 0, 0},
+    {"a part too long", 0, 0},
+    {"an empty part", 0, 0},
+    {"a beginning of too much", 0, 0},
+    {"a beginning that is all", 0, 0},
+    {"a beginning with a long header", 0, 0},
+    {"a message that never ends", 1, 0},
 };
 const size_t ucx_attack_count = sizeof ucx_attacks / sizeof *ucx_attacks;
 static void (*const runs[])(void) = {
-    attack_announces,   attack_huge_announce, attack_over_credit,    attack_large_eager,
-    attack_long_header, attack_type,          attack_pull,           attack_done,
-    attack_data,        attack_credit,        attack_second_hello,   attack_tokens,
-    attack_bare,        attack_control,       attack_repeated_piece, attack_later_piece,
-    attack_empty_piece,
+    attack_announces,      attack_huge_announce,
+    attack_over_credit,    attack_large_eager,
+    attack_long_header,    attack_type,
+    attack_pull,           attack_done,
+    attack_data,           attack_credit,
+    attack_second_hello,   attack_tokens,
+    attack_bare,           attack_control,
+    attack_repeated_piece, attack_later_piece,
+    attack_empty_piece,    attack_more_of_nothing,
+    attack_begun_twice,    attack_hole,
+    attack_overlap,        attack_too_long,
+    attack_empty_more,     attack_begun_too_large,
+    attack_begun_whole,    attack_begun_long_header,
+    attack_never_whole,
 };
 _Static_assert(sizeof runs / sizeof *runs == sizeof ucx_attacks / sizeof *ucx_attacks,
                "a row each");
