@@ -112,7 +112,8 @@ struct hm_completion {
 int hm_queue_open(struct hm_node *node, unsigned calls_max /* 0: 64; at most 1,024 */,
                   struct hm_queue **queue);
 /* As forward and backward, but return at once; what the arrays point to stays until the call has been
- * waited for.  HM_ERR_BUSY: calls_max are under way. */
+ * waited for.  Forwards of few rows to one expert that are started together, by whatever thread of the
+ * process, go as one message.  HM_ERR_BUSY: calls_max are under way. */
 int hm_remote_expert_forward_start(struct hm_remote_expert *expert, const struct hm_array *x,
                                    struct hm_array *y, int timeout_ms, struct hm_queue *queue,
                                    void *tag);

@@ -59,10 +59,15 @@ static void turn_over(struct hm_shared_calls *shared, struct hm_loop *loop)
     shared->turn = turn;
 }
 
+static uint8_t codec_of(const struct hm_moe_expert_op *op)
+{
+    return op->codec ? op->codec->id : (uint8_t)HM_CODEC_NONE;
+}
+
 static bool may_join(const struct hm_moe_expert_op *first, const struct hm_moe_expert_op *op,
                      hm_ns left)
 {
-    return first->columns == op->columns && first->codec == op->codec &&
+    return first->columns == op->columns && codec_of(first) == codec_of(op) &&
            has_room(first->rows_shared + op->row_count, op->columns) &&
            op->deadline >= first->deadline && op->deadline - first->deadline <= left &&
            strcmp(first->uid.text, op->uid.text) == 0;

@@ -196,7 +196,8 @@ static int teardown(void **state)
 static void callers_of_one_turn_share_calls_and_each_has_its_own_rows(void **state)
 {
     (void)state;
-    for (unsigned i = 0; i < 20; i++) add("nop.0", 1, COLUMNS);
+    for (unsigned i = 0; i < 20; i++)
+        add("nop.0", 1, COLUMNS)->codec = i % 2 ? "none" : NULL; /* the same */
     run();
     for (unsigned i = 0; i < crowd.count; i++) assert_came_back(&crowd.caller[i]);
     assert_int_equal(crowd.calls, 2); /* of 16 rows, and 4 */
@@ -338,10 +339,9 @@ static void who_has_room_is_taken_although_all_together_have_not(void **state)
     struct gate gate;
     unsigned filled = 0, busy = 0;
     gate_shut(&gate, &swarm, "nop.0");
-    for (; filled < SHARE - ROOM; filled += crowd.caller[crowd.count - 1].rows) {
-        unsigned left = SHARE - ROOM - filled;
-        add("nop.0", left > ROWS_EACH_MAX ? ROWS_EACH_MAX : left, COLUMNS)->codec = "none";
-    }
+    for (; filled < SHARE - ROOM; filled += HM_SHARED_ROWS_MAX) /* so many share with nobody */
+        add("nop.0", HM_SHARED_ROWS_MAX, COLUMNS);
+    assert_int_equal(filled, SHARE - ROOM);
     for (unsigned i = 0; i < FEW; i++) add("nop.0", 1, COLUMNS);
     start(crowd.count - (FEW - ROOM)); /* until those for whom there is no room have ended */
     wait_queued(&swarm, "nop.0", HM_PASS_FORWARD, SHARE);
