@@ -67,7 +67,7 @@ void *aligned_alloc(size_t alignment, size_t bytes)
 /* The DHT and the announcements go on meanwhile, by the clock: seldom, and then with a signature, for
  * which OpenSSL asks some fifty times. */
 enum { BY_THE_CLOCK_MAX = 32 }; /* a second */
-enum { COLUMNS = 64, ROWS_MAX = 2048, LINE_BYTES = 4096 };
+enum { COLUMNS = 64, ROWS_OF_16_KIB = 64, ROWS_MAX = 2048, LINE_BYTES = 4096 };
 static unsigned small_calls = 20000; /* or the program's argument: a million take some minutes */
 
 struct pair {
@@ -186,6 +186,12 @@ static void small_calls_over_ucx_ask_the_heap_for_nothing(void **state)
     check_ucx(*state, 1, small_calls);
 }
 
+/* Of two segments: UCX would put them together in memory of its own, once a message. */
+static void calls_of_several_segments_over_ucx_ask_the_heap_for_nothing(void **state)
+{
+    check_ucx(*state, ROWS_OF_16_KIB, small_calls);
+}
+
 static void large_calls_over_ucx_ask_the_heap_for_nothing(void **state)
 {
     check_ucx(*state, ROWS_MAX, 1000);
@@ -200,6 +206,7 @@ int main(int argc, char **argv)
     };
     const struct CMUnitTest tests_ucx[] = {
         cmocka_unit_test(small_calls_over_ucx_ask_the_heap_for_nothing),
+        cmocka_unit_test(calls_of_several_segments_over_ucx_ask_the_heap_for_nothing),
         cmocka_unit_test(large_calls_over_ucx_ask_the_heap_for_nothing),
     };
     int failed = cmocka_run_group_tests(tests, setup, teardown);
