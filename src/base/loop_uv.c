@@ -2,7 +2,7 @@
  *
  * One iteration of libuv is, for us:
  *
- *     prepare   hooks run                                                       one batch
+ *     prepare   hooks run, and posts and timers as below, some turns of them    one batch
  *               changed watches are handed to libuv; the timerfd is armed, or
  *               the idle handle is started because something is already due
  *     poll      the only place that sleeps: watches, signals, resolved names    one batch
@@ -34,7 +34,7 @@
 #include <unistd.h>
 
 /* Of posts and timers, before descriptors are looked at again. */
-enum { ROUNDS_MAX = 8 };
+enum { ROUNDS_MAX = 8, HOOK_TURNS_MAX = 8 };
 #define ROUNDS_TIME (HM_MS / 2)
 
 /* The libuv side of a watch; it outlives the watch until libuv has closed the handle. */
@@ -372,6 +372,31 @@ static bool run_hooks(struct loop_uv *loop)
     return may_sleep;
 }
 
+/* Posts and timers, and what they put off to their next turn.  True: there were some, and it was not
+ * too much for one visit. */
+static bool rounds(struct loop_uv *loop)
+{
+    hm_ns until = 0;
+    for (unsigned round = 0; round < ROUNDS_MAX; round++) {
+        bool posts = drain_posts(loop), timers = fire_timers(loop);
+        if (!posts && !timers) return round > 0;
+        if (round == 0) until = loop->now + ROUNDS_TIME;
+        if (loop->stopping || loop->now >= until) break;
+    }
+    return false;
+}
+
+/* A hook brings messages, and what follows from them is put off to another turn: as long as that is
+ * little, some turns go by between two looks at the descriptors. */
+static bool run_hooks_and_rounds(struct loop_uv *loop)
+{
+    for (unsigned turn = 0;; turn++) {
+        bool may_sleep = run_hooks(loop);
+        if (may_sleep || loop->base.leaving || loop->stopping) return may_sleep;
+        if (turn == HOOK_TURNS_MAX || !rounds(loop)) return false;
+    }
+}
+
 static void on_awake(uv_idle_t *idle)
 {
     (void)idle; /* it only keeps libuv from sleeping */
@@ -381,7 +406,7 @@ static void on_prepare(uv_prepare_t *prepare)
 {
     struct loop_uv *loop = prepare->data;
     loop->in_batch = false;
-    bool may_sleep = run_hooks(loop);
+    bool may_sleep = run_hooks_and_rounds(loop);
     apply_changed_watches(loop);
     hm_ns due = hm_timer_heap_next(&loop->heap);
     if (due <= clock_ns(CLOCK_MONOTONIC)) may_sleep = false;
@@ -396,24 +421,12 @@ static void on_prepare(uv_prepare_t *prepare)
     }
 }
 
-/* Posts and timers, and what they put off to their next turn. */
-static void rounds(struct loop_uv *loop)
-{
-    hm_ns until = 0;
-    for (unsigned round = 0; round < ROUNDS_MAX; round++) {
-        bool posts = drain_posts(loop), timers = fire_timers(loop);
-        if ((!posts && !timers) || loop->stopping) return;
-        if (round == 0) until = loop->now + ROUNDS_TIME;
-        if (loop->now >= until) return;
-    }
-}
-
 static void on_check(uv_check_t *check)
 {
     struct loop_uv *loop = check->data;
     loop->in_batch = false; /* the descriptors' batch is over */
     atomic_store_explicit(&loop->asleep, false, memory_order_relaxed);
-    rounds(loop);
+    (void)rounds(loop);
 }
 
 /* ---- life ---------------------------------------------------------------- */
@@ -538,7 +551,7 @@ void hm_loop_uv_destroy(struct hm_loop *base)
 void hm_loop_uv_enter(struct loop_uv *loop, bool posts_first)
 {
     loop_here = loop;
-    if (posts_first) rounds(loop);
+    if (posts_first) (void)rounds(loop);
     uv_run(&loop->uv, UV_RUN_DEFAULT);
     loop->in_batch = false;
     loop_here = NULL;

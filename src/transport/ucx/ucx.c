@@ -23,19 +23,21 @@
 
 enum {
     CHUNK_OBJECTS = 16,
-    PROGRESS_MAX = 16, /* calls in a look; each brings up to 16 messages */
-    LOOKS_A_CLOCK =
-        16,            /* empty ones, or as much work: then the loop is asked whether we may stay */
-    YIELD_AFTER = 3,   /* looks in a row without anything */
-    PIECE_LOOKS = 64,  /* in vain for the next piece: microseconds, and without giving way */
-    IDLE_YIELDS = 200, /* looks in a row for what does not move, before we sleep */
+    PROGRESS_MAX = 16,   /* calls in a look; each brings up to 16 messages */
+    LOOKS_A_CLOCK = 16,  /* or as much work: then the loop is asked whether we may stay */
+    VAIN_LOOK = 4,       /* the work of one that finds nothing: others may have had the processor */
+    YIELD_AFTER = 3,     /* looks in a row without anything */
+    PIECE_LOOKS = 64,    /* in vain for the next piece: microseconds, and without giving way */
+    IDLE_YIELDS = 200,   /* looks in a row for what does not move, before we sleep */
     ARM_BUSY_MAX = 2000, /* somebody died while he wrote into our queue: do not burn the core */
 };
 /* To go to sleep and be woken takes 25 to 60 us.  Who looks on for as long before he sleeps pays at
  * most twice what the best choice would have cost (Karlin et al. 1991), and with LINGER_MISSES in
  * a row at most one such look in 256 sleeps. */
 #define LINGER_NS (50 * HM_US)
-enum { LINGER_MISSES = 8 };
+/* Where many share a processor the time is theirs, and a look costs us a switch, a sleep several
+ * system calls of ours and one of the peer's: there it is looks that are counted. */
+enum { LINGER_LOOKS_MIN = 8, LINGER_MISSES = 8 };
 #define STAY_NS     (100 * HM_US) /* in the hook, while others wait for their descriptors */
 #define POLL_NS_MIN (50 * HM_US)
 #define POLL_NS_MAX (5 * HM_MS)
@@ -178,7 +180,9 @@ static bool lingers(struct ucx *ucx)
             ucx->linger_skip--;
         else
             ucx->linger_until = now + LINGER_NS;
-    } else if (ucx->linger_until && now >= ucx->linger_until) {
+        ucx->linger_looks = 0;
+    } else if (ucx->linger_until && now >= ucx->linger_until &&
+               ++ucx->linger_looks >= LINGER_LOOKS_MIN) {
         ucx->linger_until = 0;
         if (ucx->linger_misses < LINGER_MISSES) ucx->linger_misses++;
         ucx->linger_skip = 1U << ucx->linger_misses;
@@ -242,7 +246,7 @@ static bool before_sleep(struct hm_hook *hook)
             if (!loop->ops->stay(loop)) return false; /* it does not sleep: no need to arm */
             if (settle(ucx)) return true;
         }
-        work += 1 + moved;
+        work += moved > 0 ? 1 + moved : VAIN_LOOK;
         if (work < LOOKS_A_CLOCK) continue;
         work = 0;
         if (!loop->ops->stay(loop) || hm_loop_now(loop) - begin > STAY_NS) return false;

@@ -214,6 +214,7 @@ struct ucx {
     /* Looking on before a sleep (ucx.c). */
     uint64_t linger_sent, linger_received; /* messages, when it last looked at their numbers */
     hm_ns linger_until;                    /* 0: it does not */
+    unsigned linger_looks;                 /* in vain since then */
     unsigned linger_misses;                /* times in a row that nothing came meanwhile */
     unsigned linger_skip;                  /* sleeps until it tries again */
     struct hm_timer poll;                  /* looks again where UCX tells nobody */
