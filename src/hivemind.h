@@ -89,7 +89,8 @@ int hm_remote_expert_find(struct hm_node *node, const char *uid, int timeout_ms,
                           struct hm_remote_expert **expert);
 int hm_remote_expert_info(struct hm_remote_expert *expert, int timeout_ms,
                           struct hm_remote_expert_info *info);
-/* y has x's shape. */
+/* y has x's shape.  An overloaded server that says when to ask again is asked again, within timeout_ms; if
+ * that would be too late: HM_ERR_BUSY or HM_ERR_REFUSED at once.  So backward. */
 int hm_remote_expert_forward(struct hm_remote_expert *expert, const struct hm_array *x,
                              struct hm_array *y, int timeout_ms);
 /* Gradient with respect to x; the expert itself makes one optimizer step on its side.  Applied at

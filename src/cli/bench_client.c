@@ -98,6 +98,7 @@ static enum hm_status call_start(struct caller *caller)
     caller->op.arg = caller;
     caller->op.codec = hm_codec_by_name(client->conf->codec);
     caller->op.asked = hm_loop_clock(node->loop);
+    caller->op.refusals_final = true; /* they are counted */
     /* Which gradient does not matter to the time: y is one of the right shape. */
     if (caller->backward)
         return hm_moe_expert_backward(node->dispatch, &caller->op, caller->uid, &caller->x,

@@ -87,7 +87,11 @@ static void offer(struct flood *flood)
     place->began = hm_loop_clock(loop);
     hm_histogram_add(&flood->late_ns, place->began - flood->due);
     place->op = (struct hm_moe_expert_op){
-        .arg = place, .asked = place->began, .codec = hm_codec_by_name(conf->codec)};
+        .arg = place,
+        .asked = place->began,
+        .codec = hm_codec_by_name(conf->codec),
+        .refusals_final = true, /* they are counted, and the pace is the arrivals' */
+    };
     enum hm_status status = hm_moe_expert_forward(
         flood->node->dispatch, &place->op, &flood->uid[hm_rng_below(&flood->rng, conf->experts)],
         &flood->x, &place->y, place->began + conf->deadline, call_ended);

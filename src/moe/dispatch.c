@@ -35,6 +35,13 @@ enum hm_status hm_dispatch_create(const struct hm_dispatch_conf *conf, struct hm
     dispatch->timed_every = HM_STAGES_EVERY;
     hm_stages_init(&dispatch->stages, false, conf->metrics);
     hm_shared_calls_init(&dispatch->shared, conf->metrics);
+    hm_refusals_init(&dispatch->refusals, hm_loop_random(dispatch->loop, HM_RANDOM_RETRY));
+    dispatch->parts_again =
+        (struct hm_metric){.name = "moe.parts_asked_again",
+                           .help = "parts asked again after the server had refused them",
+                           .kind = HM_COUNTER};
+    hm_list_init(&dispatch->parts_again.link);
+    if (conf->metrics) hm_metrics_add(conf->metrics, &dispatch->parts_again);
     dispatch->close_turn = (struct hm_timer){.cb = close_turn, .arg = dispatch};
     hm_list_init(&dispatch->idle);
     hm_list_init(&dispatch->left);
@@ -52,6 +59,7 @@ static void close_turn(struct hm_timer *timer)
         free(HM_CONTAINER_OF(link, struct hm_server_call, link));
     hm_stages_fini(&dispatch->stages);
     hm_shared_calls_fini(&dispatch->shared);
+    if (hm_list_linked(&dispatch->parts_again.link)) hm_metrics_remove(&dispatch->parts_again);
     void (*closed)(void *) = dispatch->closed;
     void *arg = dispatch->closed_arg;
     free(dispatch);
@@ -102,6 +110,13 @@ const struct hm_stages *hm_dispatch_stages(const struct hm_dispatch *dispatch)
     return &dispatch->stages;
 }
 
+bool hm_dispatch_refusal_likely(const struct hm_dispatch *dispatch, const struct hm_node_id *server,
+                                const struct hm_uid *uid, uint8_t pass, hm_ns left)
+{
+    return hm_refusals_likely(&dispatch->refusals, server, uid, pass, hm_loop_now(dispatch->loop),
+                              left);
+}
+
 void hm_dispatch_stats(const struct hm_dispatch *dispatch, struct hm_dispatch_stats *stats)
 {
     stats->calls = atomic_load_explicit(&dispatch->calls, memory_order_relaxed);
@@ -114,7 +129,7 @@ void hm_dispatch_stats(const struct hm_dispatch *dispatch, struct hm_dispatch_st
 
 /* ---- the end --------------------------------------------------------------------------------- */
 
-static void end_soon(struct hm_dispatch_op *op)
+void hm_dispatch_end_soon(struct hm_dispatch_op *op)
 {
     if (op->ending) return;
     op->ending = true;
@@ -155,9 +170,11 @@ static void finish(struct hm_timer *timer)
         return; /* the directory still holds us; its callback comes by the deadline, and ends it */
     hm_timer_stop(dispatch->loop, &op->timer);
     hm_timer_stop(dispatch->loop, &op->again);
+    hm_timer_stop(dispatch->loop, &op->retry);
     leave_calls(op);
     enum hm_status status = HM_OK;
     if (op->rows_short > 0 && !op->optional) status = hm_dispatch_explain(op);
+    hm_dispatch_stop_waiting(op);
     uint64_t failed = 0;
     for (unsigned i = 0; i < op->part_count; i++) {
         struct hm_dispatch_part *part = &op->part[i];
@@ -184,7 +201,7 @@ static void time_out(struct hm_timer *timer)
     struct hm_dispatch_op *op = timer->arg;
     op->waited = true;
     op->late = hm_loop_now(op->dispatch->loop) >= op->deadline;
-    end_soon(op);
+    hm_dispatch_end_soon(op);
 }
 
 /* Another expert, or another server, might do it. */
@@ -201,8 +218,16 @@ static void lose_hope(struct hm_dispatch_op *op, const struct hm_dispatch_part *
     for (uint32_t k = 0; k < part->row_count; k++) {
         uint32_t row = part->row[k];
         HM_ASSERT(op->hopeful[row] > 0);
-        if (--op->hopeful[row] < op->need[row]) op->hopeless = !op->optional;
+        if (--op->hopeful[row] < op->need[row]) op->desperate = true;
     }
+}
+
+/* Hope was lost: unless somebody can be asked again, the operation is over (or, optional, has it so). */
+static void look_for_hope(struct hm_dispatch_op *op)
+{
+    if (!op->desperate || op->ending) return;
+    op->desperate = false;
+    if (!hm_dispatch_hold_on(op)) op->hopeless = !op->optional;
 }
 
 void hm_dispatch_decide(struct hm_dispatch_op *op, struct hm_dispatch_part *part,
@@ -222,12 +247,15 @@ void hm_dispatch_decide(struct hm_dispatch_op *op, struct hm_dispatch_part *part
         if (op->refused++ == 0) hm_timer_start(op->dispatch->loop, &op->again, 0);
     } else if (status != HM_OK) {
         lose_hope(op, part);
+        look_for_hope(op);
     }
     if ((op->parts_open == 0 && op->refused == 0) || op->hopeless) {
-        end_soon(op);
+        hm_dispatch_end_soon(op);
     } else if (op->rows_short == 0 && short_before > 0 && !op->ending) {
         hm_ns left = hm_deadline_left(op->dispatch->loop, op->deadline);
         if (op->timeout_after_k_min < left) arm(op, op->timeout_after_k_min);
+        if (op->parts_waiting > 0) /* no more */
+            hm_timer_start(op->dispatch->loop, &op->retry, 0);
     }
 }
 
@@ -266,6 +294,9 @@ static void part_open(struct hm_dispatch_op *op, struct hm_dispatch_part *part)
     part->refused = false;
     part->step = 0;
     part->retry_after_us = part->load_us = 0;
+    part->turned_away = part->waits = false;
+    part->refusals = 0;
+    part->ask_at = 0;
     for (uint32_t k = 0; k < part->row_count; k++) op->hopeful[part->row[k]]++;
 }
 
@@ -281,26 +312,28 @@ static void count_rows(struct hm_dispatch_op *op)
     }
 }
 
-/* Puts every part from `first` on into a call to its server that has not been tried. */
-static void group(struct hm_dispatch_op *op, unsigned first)
+void hm_dispatch_place(struct hm_dispatch_op *op, unsigned number, bool latecomer)
 {
-    for (unsigned i = first; i < op->part_count; i++) {
-        struct hm_dispatch_part *part = &op->part[i];
-        struct hm_server_call *call = NULL;
-        HM_LIST_EACH (link, &op->calls) {
-            struct hm_server_call *next = HM_CONTAINER_OF(link, struct hm_server_call, link);
-            if (!next->tried && next->part_count < HM_CALL_PARTS_MAX &&
-                hm_node_id_equal(&next->server, &part->server))
-                call = next;
-        }
-        if (!call) call = hm_server_call_get(op, &part->server);
-        if (!call) {
-            hm_dispatch_decide(op, part, HM_ERR_BUSY);
-            continue;
-        }
-        call->latecomer = first > 0;
-        call->part[call->part_count++] = (uint16_t)i;
+    struct hm_dispatch_part *part = &op->part[number];
+    struct hm_server_call *call = NULL;
+    HM_LIST_EACH (link, &op->calls) {
+        struct hm_server_call *next = HM_CONTAINER_OF(link, struct hm_server_call, link);
+        if (!next->tried && next->part_count < HM_CALL_PARTS_MAX &&
+            hm_node_id_equal(&next->server, &part->server))
+            call = next;
     }
+    if (!call) call = hm_server_call_get(op, &part->server);
+    if (!call) {
+        hm_dispatch_decide(op, part, HM_ERR_BUSY);
+        return;
+    }
+    call->latecomer = latecomer;
+    call->part[call->part_count++] = (uint16_t)number;
+}
+
+static void place_from(struct hm_dispatch_op *op, unsigned first)
+{
+    for (unsigned i = first; i < op->part_count; i++) hm_dispatch_place(op, i, first > 0);
 }
 
 static void send_all(struct hm_dispatch_op *op)
@@ -343,6 +376,7 @@ static void addresses(void *arg, enum hm_status status, const struct hm_server_i
     }
     send_all(op);
     if (op->refused > 0) hm_timer_start(op->dispatch->loop, &op->again, 0);
+    if (op->parts_waiting > 0) hm_timer_start(op->dispatch->loop, &op->retry, 0);
 }
 
 /* Servers that are not connected -> their addresses.  False: nothing to look up. */
@@ -361,7 +395,7 @@ static bool look_up(struct hm_dispatch_op *op, hm_ns deadline)
 }
 
 /* Sends what has been grouped, once it is known where to. */
-static void set_out(struct hm_dispatch_op *op, hm_ns deadline)
+void hm_dispatch_set_out(struct hm_dispatch_op *op, hm_ns deadline)
 {
     find_peers(op, NULL, 0);
     op->looking = look_up(op, deadline);
@@ -387,14 +421,15 @@ static void ask_for_more(struct hm_timer *timer)
         lose_hope(op, &op->part[i]);
     }
     op->refused = 0;
+    look_for_hope(op);
     atomic_fetch_add_explicit(&op->dispatch->parts, added, memory_order_relaxed);
     if (added > 0) {
         /* Nothing ends the operation while it looks, not even k_min's time. */
         hm_ns until = hm_deadline_after(op->dispatch->loop, op->timeout_after_k_min);
-        group(op, first);
-        set_out(op, until < op->deadline ? until : op->deadline);
+        place_from(op, first);
+        hm_dispatch_set_out(op, until < op->deadline ? until : op->deadline);
     }
-    if ((op->parts_open == 0 && op->refused == 0) || op->hopeless) end_soon(op);
+    if ((op->parts_open == 0 && op->refused == 0) || op->hopeless) hm_dispatch_end_soon(op);
 }
 
 enum hm_status hm_dispatch_start(struct hm_dispatch *dispatch, struct hm_dispatch_op *op)
@@ -415,18 +450,20 @@ enum hm_status hm_dispatch_start(struct hm_dispatch *dispatch, struct hm_dispatc
     op->dispatch = dispatch;
     op->began = op->asked ? op->asked : hm_loop_now(dispatch->loop);
     op->parts_open = op->part_count;
-    op->looking = op->hopeless = op->waited = op->late = op->ending = false;
+    op->looking = op->desperate = op->hopeless = op->waited = op->late = op->ending = false;
+    if (op->pass == HM_PASS_BACKWARD) op->sequence = ++dispatch->backward_sequence;
     op->timer = (struct hm_timer){.cb = time_out, .arg = op};
     op->turn = (struct hm_timer){.cb = finish, .arg = op};
     op->again = (struct hm_timer){.cb = ask_for_more, .arg = op};
-    op->refused = 0;
+    op->retry = (struct hm_timer){.cb = hm_dispatch_ask_again, .arg = op};
+    op->refused = op->parts_waiting = 0;
     hm_list_init(&op->calls);
     hm_list_init(&op->link);
     hm_list_push(&dispatch->ops, &op->link);
     count_rows(op);
     atomic_fetch_add_explicit(&dispatch->parts, op->part_count, memory_order_relaxed);
     arm(op, hm_deadline_left(dispatch->loop, op->deadline));
-    group(op, 0);
-    set_out(op, op->deadline);
+    place_from(op, 0);
+    hm_dispatch_set_out(op, op->deadline);
     return HM_OK;
 }

@@ -13,10 +13,15 @@
  * A forward part that a server refuses (busy, too late or too big there, draining, gone) or cannot be sent may
  * go elsewhere in the same operation, if its user knows somebody (op->more); until he has said so its
  * rows are not without hope.  A backward never does.
+ * Where a row would be without hope, and a server that turned it away has said when it could take it, that
+ * part waits and is asked again (HM_INPROGRESS), as long as its time comes before the deadline: after what the
+ * server said, no sooner than 1 ms and twice as late each time, and up to a quarter later, so that clients do
+ * not come back together.
  * Failed calls teach the directory at once: PEER scope (and HM_ERR_DRAINING) suspects the server,
  * HM_ERR_EXPERT_GONE the expert there; a server that was silent until the deadline while another
  * answered is suspected too.  Backward calls carry this client's incarnation and a growing
- * sequence, and are never repeated.  Rows go coded to servers whose record says that they take the
+ * sequence; one is repeated only where its server has refused it, with the same sequence, so that an expert
+ * that has stepped nevertheless takes it for the duplicate that it is.  Rows go coded to servers whose record says that they take the
  * codec; who refuses one nevertheless (HM_ERR_UNSUPPORTED) gets plain rows from the next call on.
  *
  * Thread: loop; the callback never runs inside a call made by the user. */
@@ -53,6 +58,10 @@ struct hm_shared_calls *hm_dispatch_shared(struct hm_dispatch *dispatch);
 void hm_dispatch_time(struct hm_dispatch *dispatch, uint32_t every);
 const struct hm_stages *hm_dispatch_stages(const struct hm_dispatch *dispatch);
 
+/* Whether the expert there has asked not to be asked yet, by calls that have so much time left. */
+bool hm_dispatch_refusal_likely(const struct hm_dispatch *dispatch, const struct hm_node_id *server,
+                                const struct hm_uid *uid, uint8_t pass, hm_ns left);
+
 struct hm_dispatch_stats {        /* since create */
     uint64_t calls, calls_failed; /* to servers; failed: without all answers, cancels not counted */
     uint64_t calls_coded;         /* with rows of a codec */
@@ -79,6 +88,12 @@ struct hm_dispatch_part { /* one expert and its rows */
     uint64_t step;         /* of the expert, after this part */
     /* Of HM_ERR_BUSY and HM_ERR_REFUSED, as the server said (moe/call.h); else, or unknown: 0. */
     uint32_t retry_after_us, load_us;
+    bool turned_away; /* that status is its server's word, not this node's own */
+    /* dispatch's: asked again after a refusal */
+    bool waits;          /* for ask_at; meanwhile HM_INPROGRESS, and this is what was said: */
+    enum hm_status said; /* HM_ERR_BUSY, HM_ERR_REFUSED */
+    uint8_t refusals;
+    hm_ns ask_at; /* 0: never again */
 };
 struct hm_dispatch_op;
 /* HM_OK: every row has k_min answers (or as many as it has parts, if fewer); look at the parts.
@@ -98,9 +113,11 @@ struct hm_dispatch_op { /* caller's memory, until cb has run; zero it first */
      * part[part_count] on for their rows, in memory that was there before the start, and answers how
      * many; each row gets at most as many as it has lost.  In a turn of its own.  NULL: nobody. */
     unsigned (*more)(struct hm_dispatch_op *op);
-    uint32_t k_min; /* answers that every row needs; >= 1 */
-    bool optional;  /* a row without them is no error: k_min only starts timeout_after_k_min */
-    hm_ns deadline; /* not HM_NS_NEVER */
+    uint32_t k_min;      /* answers that every row needs; >= 1 */
+    bool refusals_final; /* nobody is asked a second time */
+    bool busy_final;     /* nor who has no room in his queue: for so many rows */
+    bool optional;       /* a row without them is no error: k_min only starts timeout_after_k_min */
+    hm_ns deadline;      /* not HM_NS_NEVER */
     hm_ns
         asked; /* when the user did, on hm_loop_clock: the first stage begins there; 0: at start */
     hm_ns timeout_after_k_min; /* HM_NS_NEVER: wait for all */
@@ -112,6 +129,7 @@ struct hm_dispatch_op { /* caller's memory, until cb has run; zero it first */
     struct hm_timer timer;  /* deadline, or k_min's */
     struct hm_timer turn;   /* start's own failures and the end, in a later turn */
     struct hm_timer again;  /* asks for more */
+    struct hm_timer retry;  /* asks those again that wait */
     unsigned refused;       /* parts that it will ask for */
     struct hm_buf *scratch; /* the next five */
     uint32_t *answered;     /* [row_count]: answers so far */
@@ -120,10 +138,12 @@ struct hm_dispatch_op { /* caller's memory, until cb has run; zero it first */
     uint32_t *local;        /* [row_count]: a row's place in the call that is being made */
     uint32_t *order;        /* [row_count]: the row at each place of it */
     uint32_t rows_short;    /* rows that lack answers */
-    unsigned parts_open;
+    unsigned parts_open, parts_waiting; /* the latter are of the former */
     uint32_t columns;
-    hm_ns began;  /* `asked`, or its start */
-    bool looking; /* the directory holds it: its callback comes first */
+    hm_ns began;       /* `asked`, or its start */
+    uint64_t sequence; /* of a backward */
+    bool looking;      /* the directory holds it: its callback comes first */
+    bool desperate;    /* a row may have nobody left */
     bool hopeless, ending;
     bool waited, late;   /* a timer has ended it: the one after k_min, or the deadline (late) */
     struct hm_link link; /* of the dispatch's operations */

@@ -123,7 +123,7 @@ enum hm_status hm_server_call_build(struct hm_server_call *call,
         .row_count = row_count,
         .part_count = (uint16_t)call->part_count,
         .incarnation = dispatch->incarnation,
-        .sequence = backward ? ++dispatch->backward_sequence : ++dispatch->forward_sequence,
+        .sequence = backward ? op->sequence : ++dispatch->forward_sequence,
         .flags = call->timed ? HM_CALL_TIMED : 0,
     };
     size_t table_bytes = hm_call_table_bytes(parts, call->part_count);

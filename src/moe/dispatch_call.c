@@ -273,6 +273,15 @@ static bool fits(struct hm_server_call *call, const struct hm_call_answer *answe
            bytes == wanted;
 }
 
+/* The server refuses the call before it looks at parts: it has too many of this node's, or in all. */
+static void turned_away_all(struct hm_server_call *call, enum hm_status status)
+{
+    if (status != HM_ERR_BUSY && status != HM_ERR_REFUSED) return;
+    for (unsigned i = 0; i < call->part_count; i++)
+        if (!call->taken[i])
+            hm_dispatch_turned_away(call->op, hm_server_call_part(call, i), status, NULL);
+}
+
 static void reply(struct hm_call *rpc_call, enum hm_status status, const void *header,
                   size_t header_bytes, struct hm_inbound *in)
 {
@@ -285,15 +294,15 @@ static void reply(struct hm_call *rpc_call, enum hm_status status, const void *h
     enum hm_status decoded = hm_call_answer_decode(header, header_bytes, &answer);
     if (decoded != HM_OK || answer.part >= call->part_count || call->taken[answer.part]) {
         hm_inbound_drop(in);
+        if (header_bytes == 0) turned_away_all(call, status);
         decide_open(call, status == HM_OK || header_bytes > 0 ? HM_ERR_PEER_PROTOCOL : status);
         return;
     }
     call->taken[answer.part] = true;
-    bool turned_away = status == HM_ERR_BUSY || status == HM_ERR_REFUSED;
-    hm_server_call_part(call, answer.part)->retry_after_us =
-        turned_away ? answer.retry_after_us : 0;
-    hm_server_call_part(call, answer.part)->load_us = turned_away ? answer.load_us : 0;
-    hm_server_call_part(call, answer.part)->step = answer.step;
+    struct hm_dispatch_part *part = hm_server_call_part(call, answer.part);
+    if (status == HM_ERR_BUSY || status == HM_ERR_REFUSED)
+        hm_dispatch_turned_away(call->op, part, status, &answer);
+    part->step = answer.step;
     if (status != HM_OK) {
         hm_inbound_drop(in);
     } else if (!fits(call, &answer, in->bytes)) {

@@ -34,11 +34,13 @@ static const struct hm_dispatch_part *bad_part(const struct hm_dispatch_op *op, 
 }
 
 enum { LOAD_TEXT_BYTES = 96 };
-/* What a server that turned the part away has said of its load; "" if nothing. */
+/* What a server that turned the part away has said of its load, or that nobody but us did; "" if nothing. */
 static const char *load_text(const struct hm_dispatch_part *part, char text[LOAD_TEXT_BYTES])
 {
     int length = 0;
     text[0] = 0;
+    if (part->status == HM_ERR_BUSY && !part->turned_away)
+        snprintf(text, LOAD_TEXT_BYTES, " (a queue of this node's, not of the server's)");
     if (part->load_us > 0)
         length = snprintf(text, LOAD_TEXT_BYTES, ": %.1f ms of work queued", part->load_us / 1e3);
     if (part->retry_after_us > 0)

@@ -5,6 +5,7 @@
 
 #include "base/assert.h"
 #include "moe/dispatch.h"
+#include "moe/refusals.h"
 #include "moe/shared_call.h"
 
 #include <stdatomic.h>
@@ -25,6 +26,8 @@ struct hm_dispatch {
     uint32_t timed_every, timed_turn; /* every 0: no call is timed */
     struct hm_stages stages;
     struct hm_shared_calls shared;
+    struct hm_refusals refusals;
+    struct hm_metric parts_again; /* asked again after a refusal */
     bool closing;
     struct hm_timer close_turn;
     void (*closed)(void *arg);
@@ -81,6 +84,23 @@ void hm_server_call_leave(struct hm_server_call *call);
 /* dispatch.c: a part is decided, once. */
 void hm_dispatch_decide(struct hm_dispatch_op *op, struct hm_dispatch_part *part,
                         enum hm_status status);
+/* dispatch.c: a part that was refused, and is open again, goes into a call to its server that has not
+ * been sent. */
+void hm_dispatch_place(struct hm_dispatch_op *op, unsigned number, bool latecomer);
+/* dispatch.c: sends what has been placed, once it is known where to. */
+void hm_dispatch_set_out(struct hm_dispatch_op *op, hm_ns deadline);
+void hm_dispatch_end_soon(struct hm_dispatch_op *op);
+/* dispatch_retry.c: a server has said that it is overloaded. */
+void hm_dispatch_turned_away(struct hm_dispatch_op *op, struct hm_dispatch_part *part,
+                             enum hm_status status, const struct hm_call_answer *answer);
+/* dispatch_retry.c: whether every row has hope (op->hopeful >= op->need), with parts that from now on
+ * wait to be asked again. */
+bool hm_dispatch_hold_on(struct hm_dispatch_op *op);
+/* dispatch_retry.c: op->retry.  Asks those whose time has come; who is not needed any more waits no
+ * longer. */
+void hm_dispatch_ask_again(struct hm_timer *timer);
+/* dispatch_retry.c: the operation ends: who waits has what was said. */
+void hm_dispatch_stop_waiting(struct hm_dispatch_op *op);
 /* dispatch_explain.c: says which row lacks answers, and what went wrong first; before late parts get
  * their status. */
 enum hm_status hm_dispatch_explain(const struct hm_dispatch_op *op);

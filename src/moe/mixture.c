@@ -206,23 +206,22 @@ static bool make_room(struct hm_mixture_op *op)
     return hm_grow(&op->answer, &op->answer_capacity, slots * hidden, sizeof *op->answer);
 }
 
-/* Sorts the choices by expert: slots, and one part an expert that is chosen. */
+/* Sorts those that are asked first by expert: slots, and one part an expert. */
 static void make_slots(struct hm_mixture_op *op)
 {
     const struct hm_beam_op *beam = &op->beam;
-    uint32_t hidden = op->mixture->conf.hidden, k_best = beam->k_best;
-    size_t candidates = (size_t)op->row_count * (k_best + beam->spares);
-    for (size_t i = 0; i < candidates; i++) op->slot_of[i] = HM_NO_SLOT;
+    uint32_t hidden = op->mixture->conf.hidden;
+    hm_mixture_ask_first(op);
     /* Rows of each expert, then where its part is: in part_back, which is not needed before backward. */
     for (unsigned i = 0; i < beam->expert_count; i++) op->part_back[i].row_count = 0;
     for (uint32_t row = 0; row < op->row_count; row++)
-        for (uint32_t k = 0; k < beam->choice_count[row]; k++)
-            op->part_back[hm_mixture_candidate(op, row, k)->expert].row_count++;
-    memset(op->standing, 0, beam->expert_count * sizeof *op->standing);
+        for (uint32_t k = 0; k < hm_mixture_candidates(op, row); k++)
+            if (*hm_mixture_slot(op, row, k) != HM_NO_SLOT)
+                op->part_back[hm_mixture_candidate(op, row, k)->expert].row_count++;
     op->part_count = op->slot_count = 0;
     for (unsigned i = 0; i < beam->expert_count; i++) {
         uint32_t rows = op->part_back[i].row_count;
-        if (rows == 0) continue; /* a spare */
+        if (rows == 0) continue; /* is not asked now */
         op->part_back[i].row_count = op->part_count;
         op->part_expert[op->part_count] = i;
         op->part[op->part_count++] =
@@ -233,7 +232,8 @@ static void make_slots(struct hm_mixture_op *op)
         op->slot_count += rows;
     }
     for (uint32_t row = 0; row < op->row_count; row++) {
-        for (uint32_t k = 0; k < beam->choice_count[row]; k++) {
+        for (uint32_t k = 0; k < hm_mixture_candidates(op, row); k++) {
+            if (*hm_mixture_slot(op, row, k) == HM_NO_SLOT) continue;
             uint32_t number = op->part_back[hm_mixture_candidate(op, row, k)->expert].row_count;
             struct hm_dispatch_part *part = &op->part[number];
             uint32_t slot = (uint32_t)(part->row - op->slot_row) + part->row_count++;

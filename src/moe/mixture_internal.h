@@ -42,6 +42,9 @@ void hm_mixture_count_failures(struct hm_mixture_op *op, const struct hm_dispatc
 void hm_mixture_finish(struct hm_mixture_op *op, enum hm_mixture_state state,
                        enum hm_status status); /* and tells the user */
 
+/* mixture_spare.c: the candidates that each row begins with, as many as it has choices, get a slot that is
+ * not HM_NO_SLOT; and op->standing. */
+void hm_mixture_ask_first(struct hm_mixture_op *op);
 /* mixture_spare.c: hm_dispatch_op.more of a forward. */
 struct hm_mixture_move { /* a row that goes to its candidate k */
     uint32_t expert, row, k;

@@ -1,12 +1,12 @@
 /* moe/mixture_spare.c - who takes the rows of an expert that refuses: their next best, in the same
- * forward.
+ * forward; and, while it has asked not to be asked yet, from the beginning of the next ones.
  *
  *   refused parts ──► each of their rows: its best candidate that has not been asked ──► by expert,
  *                                                                                        new parts
  *
  * Whoever has refused, failed or gone in this pass is not asked again; one on a server that has
  * refused somebody only if there is nobody else, since what is overloaded there is likely the lane
- * that both share.
+ * that both share.  So too one that is likely to refuse (moe/refusals.h).
  *
  * Invariants: a row asks each of its candidates once, so there are at most `spares` further tries a
  * row, and memory for all of them was there before the pass began. */
@@ -15,7 +15,45 @@
 
 #include <stdlib.h>
 
-enum standing { OPEN, DOUBTFUL, CLOSED }; /* OPEN is 0: as a pass begins */
+/* LIKELY: to refuse, as it did; DOUBTFUL: its server has refused somebody in this pass. */
+enum standing { OPEN, LIKELY, DOUBTFUL, CLOSED };
+
+/* The row's next candidate -> *k. */
+static bool next_of(const struct hm_mixture_op *op, uint32_t row, uint32_t *k)
+{
+    uint32_t count = hm_mixture_candidates(op, row), doubtful = count;
+    for (uint32_t i = 0; i < count; i++) {
+        if (*hm_mixture_slot(op, row, i) != HM_NO_SLOT) continue;
+        uint8_t standing = op->standing[hm_mixture_candidate(op, row, i)->expert];
+        if (standing != CLOSED && doubtful == count) doubtful = i;
+        if (standing != OPEN) continue;
+        *k = i;
+        return true;
+    }
+    *k = doubtful;
+    return doubtful < count;
+}
+
+void hm_mixture_ask_first(struct hm_mixture_op *op)
+{
+    const struct hm_beam_op *beam = &op->beam;
+    struct hm_dispatch *dispatch = hm_mixture_conf(op->mixture)->dispatch;
+    hm_ns left = hm_deadline_left(hm_dispatch_loop(dispatch), op->deadline);
+    for (unsigned i = 0; i < beam->expert_count; i++) {
+        const struct hm_beam_expert *expert = &beam->expert[i];
+        bool likely =
+            beam->spares > 0 && hm_dispatch_refusal_likely(dispatch, &expert->server, &expert->uid,
+                                                           HM_PASS_FORWARD, left);
+        op->standing[i] = likely ? LIKELY : OPEN;
+    }
+    for (uint32_t row = 0; row < op->row_count; row++) {
+        uint32_t k;
+        for (uint32_t i = 0; i < beam->k_best + beam->spares; i++)
+            *hm_mixture_slot(op, row, i) = HM_NO_SLOT;
+        for (uint32_t i = 0; i < beam->choice_count[row] && next_of(op, row, &k); i++)
+            *hm_mixture_slot(op, row, k) = 0; /* taken */
+    }
+}
 
 /* What the failures say about the beam's experts: those since the last round, as who has failed is
  * CLOSED from then on. */
@@ -28,8 +66,7 @@ static void judge(struct hm_mixture_op *op)
         if (part->status == HM_OK || part->status == HM_INPROGRESS || before == CLOSED) continue;
         bool server_gone =
             hm_status_scope(part->status) == HM_SCOPE_PEER || part->status == HM_ERR_DRAINING;
-        bool server_busy = part->status == HM_ERR_BUSY || part->status == HM_ERR_REFUSED ||
-                           part->status == HM_ERR_TOO_BIG;
+        bool server_busy = part->turned_away || part->status == HM_ERR_TOO_BIG;
         uint8_t standing = server_gone ? CLOSED : server_busy ? DOUBTFUL : OPEN;
         *own = CLOSED;
         if (standing <= before) continue; /* its server is known for that */
@@ -38,22 +75,6 @@ static void judge(struct hm_mixture_op *op)
                 hm_node_id_equal(&beam->expert[i].server, &part->server))
                 op->standing[i] = standing;
     }
-}
-
-/* The row's next candidate -> *k. */
-static bool next_of(const struct hm_mixture_op *op, uint32_t row, uint32_t *k)
-{
-    uint32_t count = hm_mixture_candidates(op, row), doubtful = count;
-    for (uint32_t i = op->beam.choice_count[row]; i < count; i++) {
-        if (*hm_mixture_slot(op, row, i) != HM_NO_SLOT) continue;
-        uint8_t standing = op->standing[hm_mixture_candidate(op, row, i)->expert];
-        if (standing == DOUBTFUL && doubtful == count) doubtful = i;
-        if (standing != OPEN) continue;
-        *k = i;
-        return true;
-    }
-    *k = doubtful;
-    return doubtful < count;
 }
 
 static int compare_moves(const void *left, const void *right)

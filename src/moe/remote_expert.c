@@ -77,6 +77,7 @@ static enum hm_status call_expert(struct hm_moe_expert_op *op)
         .k_min = 1,
         .deadline = op->deadline,
         .asked = op->asked,
+        .refusals_final = op->refusals_final,
         .timeout_after_k_min = HM_NS_NEVER,
         .cb = pass_ended,
         .arg = op,
@@ -155,6 +156,17 @@ static void addresses(void *arg, enum hm_status status, const struct hm_server_i
 
 /* ---- who serves it --------------------------------------------------------------------------- */
 
+/* The first of those that serve it who is not likely to refuse; if all are, the first. */
+static unsigned best_of(const struct hm_moe_expert_op *op, const struct hm_provider *provider)
+{
+    hm_ns left = hm_deadline_left(hm_dispatch_loop(op->dispatch), op->deadline);
+    uint8_t pass = op->what == BACKWARD ? HM_PASS_BACKWARD : HM_PASS_FORWARD;
+    for (unsigned i = 0; i < provider->server_count && provider->server_count > 1; i++)
+        if (!hm_dispatch_refusal_likely(op->dispatch, &provider->server[i], &op->uid, pass, left))
+            return i;
+    return 0;
+}
+
 static void found(void *arg, enum hm_status status, const struct hm_children *children,
                   unsigned prefix_count)
 {
@@ -173,7 +185,7 @@ static void found(void *arg, enum hm_status status, const struct hm_children *ch
                         "no live server hosts expert %s; start one (hivemind serve --experts %s)",
                         op->uid.text, op->uid.text);
     }
-    if (status == HM_OK) op->server = provider->server[0];
+    if (status == HM_OK) op->server = provider->server[best_of(op, provider)];
     if (status == HM_OK && op->next) {
         hm_shared_call_start(hm_dispatch_shared(op->dispatch), op);
         return;

@@ -15,6 +15,7 @@ struct hm_moe_expert_op { /* caller's memory, until cb has run; zero it first */
     void *arg;            /* the caller's */
     hm_ns asked;          /* the caller's, as in struct hm_dispatch_op; so too: */
     const struct hm_codec *codec;
+    bool refusals_final;
     /* results */
     struct hm_expert_info info; /* of find */
     struct hm_node_id server;   /* who serves it */

@@ -67,7 +67,8 @@ static uint8_t codec_of(const struct hm_moe_expert_op *op)
 static bool may_join(const struct hm_moe_expert_op *first, const struct hm_moe_expert_op *op,
                      hm_ns left)
 {
-    return first->columns == op->columns && codec_of(first) == codec_of(op) &&
+    return first->columns == op->columns && first->refusals_final == op->refusals_final &&
+           codec_of(first) == codec_of(op) &&
            has_room(first->rows_shared + op->row_count, op->columns) &&
            op->deadline >= first->deadline && op->deadline - first->deadline <= left &&
            strcmp(first->uid.text, op->uid.text) == 0;
@@ -113,6 +114,7 @@ static bool is_everybodys(enum hm_status status)
     switch (status) {
     case HM_ERR_TIMED_OUT:
     case HM_ERR_CANCELED:
+    case HM_ERR_REFUSED: /* by one deadline, which an overloaded server need not be told one by one */
     case HM_ERR_DRAINING: return true;
     case HM_ERR_EXPERT_NUMERIC: return false; /* of whose rows? */
     default: return hm_status_scope(status) != HM_SCOPE_CALL;
@@ -208,6 +210,8 @@ static enum hm_status start(struct hm_moe_expert_op *first)
                                           .k_min = 1,
                                           .deadline = first->deadline,
                                           .asked = first->asked,
+                                          .refusals_final = first->refusals_final,
+                                          .busy_final = true, /* alone some may have room */
                                           .timeout_after_k_min = HM_NS_NEVER,
                                           .cb = ended,
                                           .arg = first};

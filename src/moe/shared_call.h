@@ -14,8 +14,10 @@
  * one operation's.
  *
  * A shared call that fails for what may be one operation's fault, or the fault of all being one, is made
- * again, once, by each operation alone and by its own deadline; what is wrong with the server is
- * everybody's.
+ * again by each operation alone and by its own deadline; what is wrong with the server is everybody's.
+ * Who is too late there (HM_ERR_REFUSED) waits and asks again as one call, and fails as one: an overloaded
+ * server is not asked as often as there are callers.  Where the queue has no room for all
+ * (HM_ERR_BUSY) it may have some for each, who then waits for himself.
  *
  * Thread: loop. */
 #ifndef HM_MOE_SHARED_CALL_H

@@ -219,7 +219,8 @@ void moe_swarm_open(struct moe_swarm *swarm, uint64_t seed, unsigned servers)
     for (unsigned i = 0; i < servers; i++) moe_server_open(swarm, i);
     node_open(swarm, &swarm->trainer, 100, false);
     struct hm_dispatch_conf conf = {.rpc = swarm->trainer.rpc,
-                                    .directory = swarm->trainer.directory};
+                                    .directory = swarm->trainer.directory,
+                                    .metrics = &swarm->trainer.metrics};
     assert_ok(hm_dispatch_create(&conf, &swarm->dispatch));
 }
 

@@ -32,12 +32,16 @@ struct moe_node {
     struct hm_node_id id;
 };
 
-enum { MOE_RETRY_AFTER_US = 12000, MOE_LOAD_US = 345600 }; /* said with every failure */
+enum { MOE_LOAD_US = 345600 }; /* said with every failure */
 enum moe_behaviour { MOE_GOOD, MOE_FAILS, MOE_SILENT, MOE_NAN, MOE_WRONG_ROWS, MOE_TWICE };
 struct moe_expert {
     struct hm_uid uid;
     enum moe_behaviour forward, backward;
     enum hm_status fails_with;
+    uint32_t retry_after_us; /* said with failures; 0: nothing */
+    unsigned fails_first;    /* so many parts fail, of both passes; then it is good */
+    unsigned failed;         /* parts answered with fails_with */
+    uint64_t stepped_by[2];  /* (incarnation, sequence) of its last step */
     hm_ns delay; /* 0: 1 to 3 ms */
     uint64_t step;
     unsigned forwards, backwards; /* parts answered well */

@@ -62,13 +62,15 @@ struct moe_expert *moe_server_find(struct moe_server *server, const char *uid)
 static void say(struct served *served, unsigned number, enum hm_status status, uint64_t step,
                 uint32_t rows, struct hm_buf *buf, bool last)
 {
+    const struct moe_expert *expert =
+        moe_server_find(served->server, served->part[number].uid.text);
     const struct hm_codec *codec = hm_codec_find(served->head.codec);
     struct hm_call_answer answer = {
         .part = (uint16_t)number,
         .codec = codec->id,
         .row_count = rows,
         .step = step,
-        .retry_after_us = status ? MOE_RETRY_AFTER_US : 0,
+        .retry_after_us = status && expert ? expert->retry_after_us : 0,
         .load_us = status ? MOE_LOAD_US : 0,
         .schema = served->head.schema,
         .timed = served->head.flags & HM_CALL_TIMED,
@@ -124,6 +126,8 @@ static struct hm_buf *compute(struct served *served, const struct hm_call_part *
         expert->row_count_forward = part->row_count;
     } else {
         expert->backwards++;
+        expert->stepped_by[0] = head->incarnation;
+        expert->stepped_by[1] = head->sequence;
         expert->row_count_backward = part->row_count;
         expert->step++;
     }
@@ -142,6 +146,11 @@ static void answer_part(struct hm_timer *timer)
     if (expert) {
         behaviour = served->head.pass == HM_PASS_FORWARD ? expert->forward : expert->backward;
         status = expert->fails_with;
+        if (expert->fails_first > 0) {
+            expert->fails_first--;
+            behaviour = MOE_FAILS;
+        }
+        expert->failed += behaviour == MOE_FAILS;
     }
     if (behaviour == MOE_SILENT) return;
     bool last = --served->left == 0;
@@ -159,11 +168,18 @@ static void answer_part(struct hm_timer *timer)
     if (last) served_free(served);
 }
 
-static void log_backward(struct moe_server *server, const struct hm_call_head *head)
+/* A backward is repeated only to experts that have refused it, with the sequence that it had. */
+static void log_backward(struct moe_server *server, const struct served *served)
 {
+    const struct hm_call_head *head = &served->head;
     if (head->pass != HM_PASS_BACKWARD) return;
+    for (unsigned i = 0; i < head->part_count; i++) {
+        const struct moe_expert *expert = moe_server_find(server, served->part[i].uid.text);
+        assert_false(expert && expert->stepped_by[0] == head->incarnation &&
+                     expert->stepped_by[1] == head->sequence);
+    }
     for (unsigned i = 0; i < server->log_count; i++)
-        assert_false(server->log[i][0] == head->incarnation && server->log[i][1] == head->sequence);
+        if (server->log[i][0] == head->incarnation && server->log[i][1] == head->sequence) return;
     assert_true(server->log_count < MOE_LOG_MAX);
     server->log[server->log_count][0] = head->incarnation;
     server->log[server->log_count++][1] = head->sequence;
@@ -201,7 +217,7 @@ static void pulled(void *arg, enum hm_status status)
     }
     unpack(served);
     assert_ok(hm_call_table_decode(&served->head, served->buf->base, served->part));
-    log_backward(server, &served->head);
+    log_backward(server, served);
     served->left = served->head.part_count;
     for (unsigned i = 0; i < served->head.part_count; i++) {
         for (unsigned k = 0; k < i; k++)

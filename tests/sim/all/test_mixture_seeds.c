@@ -40,7 +40,8 @@ static void check_forward(const struct moe_pass *pass)
                     y[i] += (float)(exp(choice->logit) / sum) * one[i];
             }
         }
-        assert_in_range(answers, 1, op->beam.k_best);
+        /* More than k_best where one was asked again, which other rows needed. */
+        assert_in_range(answers, 1, hm_mixture_candidates(op, row));
         moe_assert_near(pass->y + row * MOE_HIDDEN, y, MOE_HIDDEN, 1e-4f);
     }
 }
@@ -63,6 +64,8 @@ static void draw_faults(struct hm_rng *rng)
             expert->backward =
                 hm_rng_below(rng, 5) == 0 ? (enum moe_behaviour)hm_rng_below(rng, 6) : MOE_GOOD;
             expert->fails_with = statuses[hm_rng_below(rng, 4)];
+            expert->retry_after_us = (uint32_t)hm_rng_below(rng, 50000) >> hm_rng_below(rng, 17);
+            expert->fails_first = (unsigned)hm_rng_below(rng, 3);
             expert->delay = hm_rng_below(rng, 4) == 0 ? hm_rng_below(rng, 3 * HM_S) + 1 : 0;
         }
     }
@@ -77,6 +80,7 @@ static void heal(void)
         for (unsigned e = 0; e < swarm.server[s].expert_count; e++) {
             swarm.server[s].expert[e].forward = swarm.server[s].expert[e].backward = MOE_GOOD;
             swarm.server[s].expert[e].delay = 0;
+            swarm.server[s].expert[e].fails_first = 0;
         }
         if (!swarm.server[s].node.open) moe_server_open(&swarm, s);
     }

@@ -196,6 +196,7 @@ static void who_is_turned_away_reads_how_loaded_the_server_is(void **state)
     open_swarm(4, 1);
     struct moe_expert *expert = moe_expert(&swarm, "ffn.0.0", NULL);
     expert->forward = MOE_FAILS;
+    expert->retry_after_us = 12000;
     for (size_t i = 0; i < HM_COUNT_OF(statuses); i++) {
         expert->fails_with = statuses[i];
         assert_status(run(&waiting, "ffn.0.0", FORWARD, 3 * HM_S), statuses[i]);

@@ -116,7 +116,7 @@ static void what_may_be_one_callers_fault_is_asked_again_by_each_alone_once(void
 {
     (void)state;
     static const enum hm_status statuses[] = {HM_ERR_SHAPE, HM_ERR_NUMERIC, HM_ERR_BUSY,
-                                              HM_ERR_REFUSED, HM_ERR_TOO_BIG};
+                                              HM_ERR_TOO_BIG};
     struct moe_server *server;
     moe_swarm_open(&swarm, 2, 1);
     struct moe_expert *expert = moe_expert(&swarm, "ffn.0.0", &server);
@@ -143,6 +143,9 @@ static void what_is_wrong_with_a_server_is_everybodys(void **state)
     assert_int_equal(five(server, "ffn.0.0"), 1);
     all_have_the_status(HM_ERR_TIMED_OUT);
     expert->forward = MOE_FAILS;
+    expert->fails_with = HM_ERR_REFUSED;
+    assert_int_equal(five(server, "ffn.0.0"), 1);
+    all_have_the_status(HM_ERR_REFUSED);
     expert->fails_with = HM_ERR_DRAINING;
     assert_int_equal(five(server, "ffn.0.0"), 1);
     all_have_the_status(HM_ERR_DRAINING);
@@ -155,6 +158,24 @@ static void what_is_wrong_with_a_server_is_everybodys(void **state)
     (void)five(NULL, "ffn.0.0");
     for (unsigned i = 0; i < 5; i++)
         assert_true(caller[i].status != HM_OK && caller[i].status == caller[0].status);
+    moe_swarm_close(&swarm);
+}
+
+static void who_is_refused_together_asks_again_together_and_who_finds_no_room_alone(void **state)
+{
+    (void)state;
+    struct moe_server *server;
+    moe_swarm_open(&swarm, 6, 1);
+    struct moe_expert *expert = moe_expert(&swarm, "ffn.0.0", &server);
+    expert->retry_after_us = 20000;
+    expert->fails_with = HM_ERR_REFUSED;
+    expert->fails_first = 2;
+    assert_int_equal(five(server, "ffn.0.0"), 1 + 2);
+    all_have_the_status(HM_OK);
+    expert->fails_with = HM_ERR_BUSY;
+    expert->fails_first = 1 + 5; /* and each by himself once more */
+    assert_int_equal(five(server, "ffn.0.0"), 1 + 5 + 5);
+    all_have_the_status(HM_OK);
     moe_swarm_close(&swarm);
 }
 
@@ -199,6 +220,7 @@ static void draw_faults(bool any)
             bool faulty = any && hm_rng_below(&rng, 3) == 0;
             expert->forward = faulty ? (enum moe_behaviour)hm_rng_below(&rng, 6) : MOE_GOOD;
             expert->fails_with = statuses[hm_rng_below(&rng, HM_COUNT_OF(statuses))];
+            expert->retry_after_us = (uint32_t)hm_rng_below(&rng, 100000);
         }
     }
 }
@@ -240,6 +262,7 @@ int main(void)
         cmocka_unit_test(rows_of_five_go_in_one_call),
         cmocka_unit_test(what_may_be_one_callers_fault_is_asked_again_by_each_alone_once),
         cmocka_unit_test(what_is_wrong_with_a_server_is_everybodys),
+        cmocka_unit_test(who_is_refused_together_asks_again_together_and_who_finds_no_room_alone),
         cmocka_unit_test(an_expert_that_nobody_serves_is_found_by_nobody),
         cmocka_unit_test(in_a_storm_every_call_ends_once_in_time_and_what_succeeds_is_right),
     };
