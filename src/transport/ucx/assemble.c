@@ -11,6 +11,7 @@
  * Failure:   what is not the next piece of the message at hand ends the endpoint with
  *            HM_ERR_PEER_PROTOCOL; so does a second BEGIN before the first is whole.
  * Invariant: a message takes its credit when it begins, so what a peer can have begun is within it. */
+#include "base/copy.h"
 #include "transport/ucx/ucx.h"
 
 #include <string.h>
@@ -18,7 +19,7 @@
 static void take(struct ucx_inbound *in, const void *data, size_t bytes)
 {
     struct ucx *ucx = in->ep->ucx;
-    memcpy((uint8_t *)in->buf->base + in->received, data, bytes);
+    hm_copy((uint8_t *)in->buf->base + in->received, data, bytes);
     in->received += bytes;
     ucx->metrics.bytes_received.value += bytes;
     ucx->metrics.bytes_copied.value += bytes;

@@ -1,10 +1,13 @@
-/* transport/ucx/lent.c - pieces of lent memory (base/buf.h), as a datatype of UCX.
+/* transport/ucx/lent.c - pieces that fit a segment, as a datatype of UCX, and so copied by us.
  *
- * UCX may keep an operation for as long as the other side does not take it, and reads its buffer when
- * it goes out after all: the lender's memory could be gone by then.  So it is given no buffer, but the
- * operation, and asks for the bytes when it packs them; they are then read through the span.
+ * UCX's own copy is one memcpy of 8 KiB, which some machines are slow at (base/copy.h).  And the
+ * memory may be lent (base/buf.h): UCX may keep an operation for as long as the other side does not
+ * take it, and reads its buffer when it goes out after all: the lender's memory could be gone by
+ * then.  So it is given no buffer, but the operation, and asks for the bytes when it packs them; they
+ * are then read through the span.
  *
  * Invariant: as long as UCX has the operation, that holds its send, and the send its spans. */
+#include "base/copy.h"
 #include "transport/ucx/ucx.h"
 
 #include <string.h>
@@ -36,7 +39,7 @@ static void payload_copy(const struct ucx_send *send, size_t offset, uint8_t *to
         for (size_t part; offset < span->bytes && bytes > 0; offset += part) {
             part = bytes;
             const uint8_t *from = hm_span_read(span, offset, &part);
-            memcpy(to, from, part);
+            hm_copy(to, from, part);
             to += part;
             bytes -= part;
         }
@@ -79,9 +82,9 @@ enum hm_status hm_ucx_lent_open(struct ucx *ucx)
                                              .pack = pack,
                                              .unpack = unpack,
                                              .finish = pack_finish};
-    ucs_status_t status = ucp_dt_create_generic(&ops, NULL, &ucx->lent);
+    ucs_status_t status = ucp_dt_create_generic(&ops, NULL, &ucx->pieces);
     if (status == UCS_OK) {
-        ucx->lends = true;
+        ucx->packs = true;
         return HM_OK;
     }
     return hm_fail(HM_ERR_NO_MEMORY, "UCX takes no datatype: %s", ucs_status_string(status));
@@ -89,6 +92,6 @@ enum hm_status hm_ucx_lent_open(struct ucx *ucx)
 
 void hm_ucx_lent_close(struct ucx *ucx)
 {
-    if (ucx->lends) ucp_dt_destroy(ucx->lent);
-    ucx->lends = false;
+    if (ucx->packs) ucp_dt_destroy(ucx->pieces);
+    ucx->packs = false;
 }

@@ -13,6 +13,7 @@
  *            announced ones.  Nothing is received into less memory than it has.  The pieces of a pull
  *            come in order (each is one message of one endpoint, and UCX keeps the order of these),
  *            so each byte is received once, and when they are all here nothing is outstanding. */
+#include "base/copy.h"
 #include "transport/ucx/ucx.h"
 
 #include <string.h>
@@ -216,7 +217,7 @@ static ucs_status_t piece_arrived(struct ucx_ep *ep, const struct ucx_control *h
     for (size_t done = 0, part; done < bytes; done += part) {
         part = bytes - done;
         uint8_t *into = hm_span_write(&in->into, first + done, &part);
-        memcpy(into, (const uint8_t *)data + done, part);
+        hm_copy(into, (const uint8_t *)data + done, part);
     }
     ep->ucx->metrics.bytes_copied.value += bytes;
     piece_received(in, bytes);
@@ -402,7 +403,7 @@ enum hm_status hm_ucx_pull(struct hm_inbound *base, const struct hm_span *into, 
         return HM_OK;
     }
     if (taken->base.data) {
-        memcpy(into->base, taken->base.data, taken->base.bytes);
+        hm_copy(into->base, taken->base.data, taken->base.bytes);
         ep->ucx->metrics.bytes_copied.value += taken->base.bytes;
         eager_release(taken);
     }

@@ -8,7 +8,8 @@
  *            the endpoint.
  * Invariant: UCX reads heads and payloads until an operation has completed: an operation holds its
  *            send, and the send its buffers, also after the send has called back and the endpoint is
- *            down.  Of lent buffers it is given none to read (lent.c); their payloads are announced. */
+ *            down.  Of lent buffers it is given none to read (lent.c); their payloads are announced,
+ *            and by rendezvous, where UCX reads by itself, none are sent. */
 #include "transport/ucx/ucx.h"
 
 #include <limits.h>
@@ -107,7 +108,7 @@ enum posted {
     POST_FAILED,  /* so does the endpoint */
 };
 
-#define IOV_LENT UINT_MAX /* for a count: not the iov, but op->bytes of op->send (lent.c) */
+#define IOV_OURS UINT_MAX /* for a count: not the iov, but op->bytes of op->send (lent.c) */
 
 static void describe(struct ucx_op *op, unsigned iov_count, ucp_request_param_t *param,
                      const void **payload, size_t *count)
@@ -121,10 +122,10 @@ static void describe(struct ucx_op *op, unsigned iov_count, ucp_request_param_t 
         return;
     }
     param->op_attr_mask |= UCP_OP_ATTR_FIELD_DATATYPE;
-    if (iov_count == IOV_LENT) {
+    if (iov_count == IOV_OURS) {
         *payload = op;
         *count = 1;
-        param->datatype = op->ep->ucx->lent;
+        param->datatype = op->ep->ucx->pieces;
     } else {
         *payload = op->iov;
         *count = iov_count;
@@ -360,7 +361,6 @@ enum hm_status hm_ucx_send(struct hm_ep *base, const void *header, size_t header
     if (!send) return HM_ERR_NO_MEMORY;
     send->done = done;
     send->arg = arg;
-    send->lent = lent;
     send->in_pieces = eager && bytes + header_bytes > ep->ucx->piece_bytes &&
                       ep->ucx->piece_bytes > 2 * HM_HEADER_BYTES_MAX;
     if (!eager || send->in_pieces) head_prepare(send, eager ? UCX_BEGIN : UCX_ANNOUNCE);
@@ -423,7 +423,7 @@ static size_t post_piece(struct ucx_send *send)
         hm_list_push(&ep->streaming, &send->link);
     }
     size_t bytes = op->bytes;
-    op_post(op, send->lent ? IOV_LENT : count, ep->ucx->rendezvous);
+    op_post(op, ep->ucx->rendezvous ? count : IOV_OURS, ep->ucx->rendezvous);
     return bytes;
 }
 

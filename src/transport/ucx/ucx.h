@@ -5,7 +5,7 @@
  *   address.c   whether a peer's bytes are an address
  *   endpoint.c  an endpoint's life: offer, accept, hello, up, failing, closing
  *   send.c      operations on the wire, queues, credit, announced payloads
- *   lent.c      what is sent of memory that can be taken back
+ *   lent.c      pieces that we copy ourselves, also of memory that can be taken back
  *   receive.c   active messages in: messages, announces, pulls
  *   assemble.c  those that come in several
  *
@@ -98,7 +98,6 @@ struct ucx_send {
     enum hm_status status;
     bool finished, called;
     bool held;         /* span and references to its owners are there */
-    bool lent;         /* some of it is lent memory */
     bool in_pieces;    /* eager, and longer than a segment */
     uint8_t stage;     /* enum ucx_stage */
     unsigned wire_ops; /* operations of it in UCX's hands */
@@ -196,8 +195,8 @@ struct ucx {
     bool busy_poll, tcp;
     size_t piece_bytes;
     bool rendezvous; /* pieces are larger than a segment */
-    bool lends;
-    ucp_datatype_t lent; /* lent.c's */
+    bool packs; /* that is there: */
+    ucp_datatype_t pieces; /* lent.c's */
     /* Of assemble.c. Not conf->buffers: what the user has exhausted must not stop what would free it. */
     struct hm_buf_pool *pool;
     unsigned endpoints_max, endpoint_count, slot_next;
