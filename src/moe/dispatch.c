@@ -312,15 +312,25 @@ static void count_rows(struct hm_dispatch_op *op)
     }
 }
 
+/* A call names an expert once: one who is asked again may be new to other rows in the same turn. */
+static bool has_room_for(const struct hm_server_call *call, const struct hm_dispatch_part *part,
+                         bool latecomer)
+{
+    if (call->tried || call->part_count == HM_CALL_PARTS_MAX ||
+        !hm_node_id_equal(&call->server, &part->server))
+        return false;
+    for (unsigned i = 0; latecomer && i < call->part_count; i++)
+        if (strcmp(hm_server_call_part(call, i)->uid.text, part->uid.text) == 0) return false;
+    return true;
+}
+
 void hm_dispatch_place(struct hm_dispatch_op *op, unsigned number, bool latecomer)
 {
     struct hm_dispatch_part *part = &op->part[number];
     struct hm_server_call *call = NULL;
     HM_LIST_EACH (link, &op->calls) {
         struct hm_server_call *next = HM_CONTAINER_OF(link, struct hm_server_call, link);
-        if (!next->tried && next->part_count < HM_CALL_PARTS_MAX &&
-            hm_node_id_equal(&next->server, &part->server))
-            call = next;
+        if (has_room_for(next, part, latecomer)) call = next;
     }
     if (!call) call = hm_server_call_get(op, &part->server);
     if (!call) {

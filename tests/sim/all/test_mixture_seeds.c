@@ -10,7 +10,7 @@
 #include <math.h>
 #include <stdio.h>
 
-enum { SEEDS = 12, PASSES = 25 };
+enum { SEEDS = 60, PASSES = 25 };
 static struct moe_swarm swarm;
 static unsigned spares_answered; /* over all seeds */
 
