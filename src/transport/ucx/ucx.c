@@ -27,7 +27,8 @@ enum {
     LOOKS_A_CLOCK = 16,  /* or as much work: then the loop is asked whether we may stay */
     VAIN_LOOK = 4,       /* the work of one that finds nothing: others may have had the processor */
     YIELD_AFTER = 3,     /* looks in a row without anything */
-    PIECE_LOOKS = 64,    /* in vain for the next piece: microseconds, and without giving way */
+    PIECE_LOOKS = 8,     /* in vain for the next piece, without giving way: it is on its way */
+    PIECE_YIELDS = 64,   /* and so many that do: the sender has others, or needs this processor */
     IDLE_YIELDS = 200,   /* looks in a row for what does not move, before we sleep */
     ARM_BUSY_MAX = 2000, /* somebody died while he wrote into our queue: do not burn the core */
 };
@@ -193,8 +194,8 @@ static bool lingers(struct ucx *ucx)
 /* Nothing has moved.  May the loop sleep? */
 static bool settle(struct ucx *ucx)
 {
-    if (ucx->pulling > 0 && ucx->piece_looks < PIECE_LOOKS) {
-        ucx->piece_looks++;
+    if (ucx->pulling > 0 && ucx->piece_looks < PIECE_LOOKS + PIECE_YIELDS) {
+        if (++ucx->piece_looks > PIECE_LOOKS) sched_yield();
         return false;
     }
     if (!ucx->busy_poll && lingers(ucx)) {
