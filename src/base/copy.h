@@ -1,11 +1,9 @@
 /* base/copy.h - memory copied a few KiB at a time, by vector instructions.
  *
  * From 4 KiB on (2 KiB without AVX) glibc's memcpy is `rep movsb`.  On AMD's Zen 3 and 4 that is
- * slower than its own vector loop for most alignments, and many times slower where the two sides
- * begin close behind each other within a page (glibc bug 30994; mended in 2.39).  Shared memory's
- * segments begin wherever their heads end, so a payload is hardly ever aligned with them: of what
- * is split into parts below those sizes none is copied so.  Elsewhere the calls cost nothing that
- * can be measured. */
+ * slower than glibc's own vector loop for most alignments, for some many times (glibc bug 30994;
+ * mended in 2.39), and what UCX has written a head into is hardly ever aligned as the payload is.
+ * What is split into parts below those sizes is copied by the vector loop. */
 #ifndef HM_BASE_COPY_H
 #define HM_BASE_COPY_H
 
