@@ -70,6 +70,9 @@ size_t hm_expert_server_out_row_bytes(const struct hm_served_part *part)
     return hm_codec_row_bytes(hm_served_codec(part), out_schema(part)->row[0].dim[0]);
 }
 
+/* Said by a full queue whose costs are not measured yet: who asks again waits longer each time. */
+enum { RETRY_AFTER_UNKNOWN_US = 1000 };
+
 static uint32_t wire_us(hm_ns time)
 {
     return time / HM_US > UINT32_MAX ? UINT32_MAX : (uint32_t)(time / HM_US);
@@ -113,6 +116,8 @@ void hm_expert_server_answer(struct hm_served_part *part, enum hm_status status,
                                      .client = part->task.client,
                                      .priority = part->task.priority};
         answer.retry_after_us = wire_us(hm_sched_predict(&next));
+        if (answer.retry_after_us == 0 && status == HM_ERR_BUSY)
+            answer.retry_after_us = RETRY_AFTER_UNKNOWN_US;
         answer.load_us = wire_us(hm_sched_load(next.pool));
     }
     answer.timed = call->timed;

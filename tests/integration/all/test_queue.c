@@ -152,6 +152,35 @@ static void gradients_step_their_expert_once(void **state)
     local_close(&local);
 }
 
+/* 72 rows where 64 have room: a full queue is no error to who has time. */
+static void who_finds_no_room_asks_again_until_there_is(void **state)
+{
+    (void)state;
+    struct gate gate;
+    struct hm_queue *queue;
+    struct hm_completion none;
+    float dy[ROWS * COLUMNS];
+    fill_normal(dy, ROWS * COLUMNS, 12);
+    struct hm_array in = rows(x[0]), grad = rows(dy), out = rows(y[0]);
+    assert_ok(hm_remote_expert_backward(expert[1], &in, &grad, &out, 20000));
+    uint64_t before = steps(&swarm, "ffn.1");
+    uint64_t again = hm_metrics_value(&swarm.b->metrics, "moe.parts_asked_again");
+    assert_ok(hm_queue_open(swarm.b, CALLS, &queue));
+    gate_shut(&gate, &swarm, "ffn.1");
+    for (unsigned i = 0; i < CALLS; i++) {
+        in = rows(x[i]);
+        out = rows(y[i]);
+        assert_ok(
+            hm_remote_expert_backward_start(expert[1], &in, &grad, &out, 20000, queue, &y[i]));
+    }
+    assert_status(hm_queue_wait(queue, 200, &none), HM_ERR_TIMED_OUT);
+    gate_open(&gate);
+    for (unsigned i = 0; i < CALLS; i++) wait_for(queue, HM_OK);
+    assert_in_range(steps(&swarm, "ffn.1"), before + 1, before + CALLS); /* one a batch */
+    assert_true(hm_metrics_value(&swarm.b->metrics, "moe.parts_asked_again") > again);
+    hm_queue_close(queue);
+}
+
 static void closing_waits_for_deadlines_and_no_longer(void **state)
 {
     (void)state;
@@ -222,6 +251,7 @@ int main(void)
         cmocka_unit_test(all_are_under_way_at_once),
         cmocka_unit_test(one_that_fails_says_why_and_the_others_are_well),
         cmocka_unit_test(gradients_step_their_expert_once),
+        cmocka_unit_test(who_finds_no_room_asks_again_until_there_is),
         cmocka_unit_test(closing_waits_for_deadlines_and_no_longer),
         cmocka_unit_test(threads_have_queues_of_their_own_on_one_node),
     };
