@@ -8,6 +8,7 @@
 
 #include "moe/bridge.h"
 #include "moe/mixture.h"
+#include "moe/remote_expert.h"
 #include "sim/net.h"
 
 enum {
@@ -42,7 +43,7 @@ struct moe_expert {
     unsigned fails_first;    /* so many parts fail, of both passes; then it is good */
     unsigned failed;         /* parts answered with fails_with */
     uint64_t stepped_by[2];  /* (incarnation, sequence) of its last step */
-    hm_ns delay; /* 0: 1 to 3 ms */
+    hm_ns delay;             /* 0: 1 to 3 ms */
     uint64_t step;
     unsigned forwards, backwards; /* parts answered well */
     uint32_t
@@ -106,6 +107,11 @@ struct moe_result {
     char line[HM_ERROR_LINE_BYTES];
     hm_ns took;
 };
+struct moe_waiting { /* for one expert; op.arg: itself */
+    struct hm_moe_expert_op op;
+    struct moe_result result;
+};
+void moe_waiting_ended(struct hm_moe_expert_op *op, enum hm_status status);
 struct moe_pass { /* one mixture with one op, x and logits drawn at random */
     struct moe_swarm *swarm;
     struct hm_mixture *mixture;

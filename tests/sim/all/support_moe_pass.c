@@ -45,15 +45,26 @@ void moe_pass_fini(struct moe_pass *pass)
     hm_mixture_destroy(pass->mixture);
 }
 
+/* Exactly once. */
+static void note(struct moe_result *result, enum hm_status status)
+{
+    assert_false(result->done);
+    result->done = true;
+    result->status = status;
+    snprintf(result->line, sizeof result->line, "%s", status == HM_OK ? "" : hm_fail_line());
+}
+
+void moe_waiting_ended(struct hm_moe_expert_op *op, enum hm_status status)
+{
+    struct moe_waiting *waiting = op->arg;
+    note(&waiting->result, status);
+}
+
 static void ended(struct hm_mixture_op *op, enum hm_status status)
 {
     struct moe_pass *pass = op->arg;
-    assert_false(pass->result.done); /* exactly once */
-    pass->result.done = true;
-    pass->result.status = status;
+    note(&pass->result, status);
     pass->result.took = hm_loop_now(pass->swarm->loop) - pass->started;
-    snprintf(pass->result.line, sizeof pass->result.line, "%s",
-             status == HM_OK ? "" : hm_fail_line());
 }
 
 static void begin(struct moe_pass *pass)

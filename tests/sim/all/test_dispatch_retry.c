@@ -11,41 +11,24 @@ static struct moe_pass pass;
 static float x[MOE_HIDDEN] = {1, 2, 3, 4, 5, 6}, dy[MOE_HIDDEN] = {6, 5, 4, 3, 2, 1};
 static float out[MOE_HIDDEN];
 
-struct waiting {
-    struct hm_moe_expert_op op;
-    bool done;
-    enum hm_status status;
-    char line[HM_ERROR_LINE_BYTES];
-    hm_ns took;
-};
-
-static void ended(struct hm_moe_expert_op *op, enum hm_status status)
-{
-    struct waiting *waiting = op->arg;
-    assert_false(waiting->done);
-    waiting->done = true;
-    waiting->status = status;
-    snprintf(waiting->line, sizeof waiting->line, "%s", status == HM_OK ? "" : hm_fail_line());
-}
-
 /* One row to ffn.0.0. */
-static enum hm_status call(struct waiting *waiting, bool backward, hm_ns timeout)
+static enum hm_status call(struct moe_waiting *waiting, bool backward, hm_ns timeout)
 {
     struct hm_uid uid;
     struct hm_tensor tx = hm_matrix_f32(x, 1, MOE_HIDDEN), tdy = hm_matrix_f32(dy, 1, MOE_HIDDEN),
                      tout = hm_matrix_f32(out, 1, MOE_HIDDEN);
     hm_ns start = hm_loop_now(swarm.loop), deadline = hm_deadline_after(swarm.loop, timeout);
     waiting->op.arg = waiting;
-    waiting->done = false;
+    waiting->result.done = false;
     memset(out, 0, sizeof out);
     assert_ok(hm_uid_parse("ffn.0.0", &uid));
     assert_ok(backward ? hm_moe_expert_backward(swarm.dispatch, &waiting->op, &uid, &tx, &tdy,
-                                                &tout, deadline, ended)
+                                                &tout, deadline, moe_waiting_ended)
                        : hm_moe_expert_forward(swarm.dispatch, &waiting->op, &uid, &tx, &tout,
-                                               deadline, ended));
-    moe_wait(&swarm, &waiting->done, 60 * HM_S);
-    waiting->took = hm_loop_now(swarm.loop) - start;
-    return waiting->status;
+                                               deadline, moe_waiting_ended));
+    moe_wait(&swarm, &waiting->result.done, 60 * HM_S);
+    waiting->result.took = hm_loop_now(swarm.loop) - start;
+    return waiting->result.status;
 }
 
 /* So many times, then never again. */
@@ -64,7 +47,7 @@ static void who_is_turned_away_asks_again_when_told_to_and_not_before(void **sta
 {
     (void)state;
     static const enum hm_status statuses[] = {HM_ERR_BUSY, HM_ERR_REFUSED};
-    struct waiting waiting = {0};
+    struct moe_waiting waiting = {0};
     float wanted[MOE_HIDDEN];
     moe_swarm_open(&swarm, 1, 1);
     assert_status(call(&waiting, false, 3 * HM_S), HM_OK); /* finds it */
@@ -73,7 +56,7 @@ static void who_is_turned_away_asks_again_when_told_to_and_not_before(void **sta
         struct moe_expert *expert = turns_away("ffn.0.0", statuses[i / 2], 1, 40000);
         unsigned steps = expert->backwards;
         assert_status(call(&waiting, backward, 3 * HM_S), HM_OK);
-        assert_in_range(waiting.took, 40 * HM_MS, 150 * HM_MS);
+        assert_in_range(waiting.result.took, 40 * HM_MS, 150 * HM_MS);
         assert_int_equal(expert->failed, 1);
         assert_int_equal(expert->backwards - steps, backward);
         if (backward)
@@ -89,13 +72,13 @@ static void who_is_turned_away_asks_again_when_told_to_and_not_before(void **sta
 static void it_goes_on_asking_while_its_time_allows_and_waits_longer_each_time(void **state)
 {
     (void)state;
-    struct waiting waiting = {0};
+    struct moe_waiting waiting = {0};
     moe_swarm_open(&swarm, 2, 1);
     assert_status(call(&waiting, false, 3 * HM_S), HM_OK);
     struct moe_expert *expert = turns_away("ffn.0.0", HM_ERR_BUSY, 6, 1000);
     assert_status(call(&waiting, false, 3 * HM_S), HM_OK);
     assert_int_equal(expert->failed, 6);
-    assert_in_range(waiting.took, 63 * HM_MS, 300 * HM_MS); /* 1 + 2 + .. 32, at least */
+    assert_in_range(waiting.result.took, 63 * HM_MS, 300 * HM_MS); /* 1 + 2 + .. 32, at least */
     moe_swarm_close(&swarm);
 }
 
@@ -103,15 +86,15 @@ static void who_would_be_told_too_late_fails_at_once_as_refused(void **state)
 {
     (void)state;
     static const enum hm_status statuses[] = {HM_ERR_BUSY, HM_ERR_REFUSED};
-    struct waiting waiting = {0};
+    struct moe_waiting waiting = {0};
     moe_swarm_open(&swarm, 3, 1);
     assert_status(call(&waiting, false, 3 * HM_S), HM_OK);
     for (unsigned i = 0; i < 2; i++) {
         struct moe_expert *expert = turns_away("ffn.0.0", statuses[i], 1, 3000000);
         assert_status(call(&waiting, i == 1, 2 * HM_S), statuses[i]);
-        assert_true(waiting.took < 100 * HM_MS);
+        assert_true(waiting.result.took < 100 * HM_MS);
         assert_int_equal(expert->failed, 1);
-        assert_non_null(strstr(waiting.line, "ask again in 3000.0 ms"));
+        assert_non_null(strstr(waiting.result.line, "ask again in 3000.0 ms"));
     }
     moe_swarm_close(&swarm);
 }
@@ -123,17 +106,17 @@ static void whatever_a_server_says_a_call_ends_in_its_time_and_asks_some_ten_tim
         uint32_t retry_after_us;
         unsigned asked_min, asked_max;
     } cases[] = {{0, 1, 1}, {1, 8, 12}, {999, 8, 12}, {UINT32_MAX, 1, 1}};
-    struct waiting waiting = {0};
+    struct moe_waiting waiting = {0};
     moe_swarm_open(&swarm, 4, 1);
     assert_status(call(&waiting, false, 3 * HM_S), HM_OK);
     for (unsigned i = 0; i < HM_COUNT_OF(cases); i++) {
         struct moe_expert *expert =
             turns_away("ffn.0.0", HM_ERR_BUSY, UINT32_MAX, cases[i].retry_after_us);
         assert_status(call(&waiting, false, 2 * HM_S), HM_ERR_BUSY);
-        assert_true(waiting.took < 2 * HM_S);
+        assert_true(waiting.result.took < 2 * HM_S);
         assert_in_range(expert->failed, cases[i].asked_min, cases[i].asked_max);
         assert_status(call(&waiting, false, 2 * HM_MS), /* less than a first wait */
-                      waiting.took < 2 * HM_MS ? HM_ERR_BUSY : HM_ERR_TIMED_OUT);
+                      waiting.result.took < 2 * HM_MS ? HM_ERR_BUSY : HM_ERR_TIMED_OUT);
     }
     moe_swarm_close(&swarm);
 }
@@ -141,7 +124,7 @@ static void whatever_a_server_says_a_call_ends_in_its_time_and_asks_some_ten_tim
 static void whose_refusals_are_final_is_told_the_first(void **state)
 {
     (void)state;
-    struct waiting waiting = {.op.refusals_final = true};
+    struct moe_waiting waiting = {.op.refusals_final = true};
     moe_swarm_open(&swarm, 5, 1);
     assert_status(call(&waiting, false, 3 * HM_S), HM_OK);
     struct moe_expert *expert = turns_away("ffn.0.0", HM_ERR_BUSY, 1, 1000);

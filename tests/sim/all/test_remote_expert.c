@@ -13,26 +13,10 @@ static struct moe_swarm swarm;
 static float x[ROWS * MOE_HIDDEN], y[ROWS * MOE_HIDDEN], dy[ROWS * MOE_HIDDEN],
     dx[ROWS * MOE_HIDDEN];
 
-struct waiting {
-    struct hm_moe_expert_op op;
-    bool done;
-    enum hm_status status;
-    char line[HM_ERROR_LINE_BYTES];
-    hm_ns took;
-};
-
-static void ended(struct hm_moe_expert_op *op, enum hm_status status)
-{
-    struct waiting *waiting = op->arg;
-    assert_false(waiting->done);
-    waiting->done = true;
-    waiting->status = status;
-    snprintf(waiting->line, sizeof waiting->line, "%s", status == HM_OK ? "" : hm_fail_line());
-}
-
 enum what { FIND, FORWARD, BACKWARD };
 
-static enum hm_status run(struct waiting *waiting, const char *text, enum what what, hm_ns timeout)
+static enum hm_status run(struct moe_waiting *waiting, const char *text, enum what what,
+                          hm_ns timeout)
 {
     struct hm_uid uid;
     struct hm_tensor tx = hm_matrix_f32(x, ROWS, MOE_HIDDEN),
@@ -44,17 +28,18 @@ static enum hm_status run(struct waiting *waiting, const char *text, enum what w
     waiting->op.arg = waiting;
     assert_ok(hm_uid_parse(text, &uid));
     if (what == FIND)
-        assert_ok(hm_moe_expert_find(swarm.dispatch, &waiting->op, &uid, deadline, ended));
-    if (what == FORWARD)
         assert_ok(
-            hm_moe_expert_forward(swarm.dispatch, &waiting->op, &uid, &tx, &ty, deadline, ended));
+            hm_moe_expert_find(swarm.dispatch, &waiting->op, &uid, deadline, moe_waiting_ended));
+    if (what == FORWARD)
+        assert_ok(hm_moe_expert_forward(swarm.dispatch, &waiting->op, &uid, &tx, &ty, deadline,
+                                        moe_waiting_ended));
     if (what == BACKWARD)
         assert_ok(hm_moe_expert_backward(swarm.dispatch, &waiting->op, &uid, &tx, &tdy, &tdx,
-                                         deadline, ended));
-    assert_false(waiting->done);
-    moe_wait(&swarm, &waiting->done, 60 * HM_S);
-    waiting->took = hm_loop_now(swarm.loop) - start;
-    return waiting->status;
+                                         deadline, moe_waiting_ended));
+    assert_false(waiting->result.done);
+    moe_wait(&swarm, &waiting->result.done, 60 * HM_S);
+    waiting->result.took = hm_loop_now(swarm.loop) - start;
+    return waiting->result.status;
 }
 
 static void open_swarm(uint64_t seed, unsigned servers)
@@ -71,7 +56,7 @@ static void open_swarm(uint64_t seed, unsigned servers)
 static void an_expert_is_found_and_described(void **state)
 {
     (void)state;
-    struct waiting waiting;
+    struct moe_waiting waiting;
     struct moe_server *server;
     open_swarm(1, 3);
     moe_expert(&swarm, "ffn.2.1", &server)->step = 12;
@@ -87,7 +72,7 @@ static void an_expert_is_found_and_described(void **state)
 static void forward_and_backward_are_the_experts_and_it_steps_once(void **state)
 {
     (void)state;
-    struct waiting waiting;
+    struct moe_waiting waiting;
     open_swarm(2, 2);
     const struct moe_expert *expert = moe_expert(&swarm, "ffn.1.2", NULL);
     float wanted[MOE_HIDDEN];
@@ -108,11 +93,11 @@ static void forward_and_backward_are_the_experts_and_it_steps_once(void **state)
 static void an_expert_that_nobody_serves_is_not_found(void **state)
 {
     (void)state;
-    struct waiting waiting;
+    struct moe_waiting waiting;
     open_swarm(3, 2);
     for (enum what what = FIND; what <= BACKWARD; what++) {
         assert_status(run(&waiting, "ffn.0.17", what, 10 * HM_S), HM_ERR_NOT_FOUND);
-        assert_non_null(strstr(waiting.line, "ffn.0.17"));
+        assert_non_null(strstr(waiting.result.line, "ffn.0.17"));
         assert_status(run(&waiting, "other.3", what, 10 * HM_S), HM_ERR_NOT_FOUND);
     }
     moe_swarm_close(&swarm);
@@ -121,7 +106,7 @@ static void an_expert_that_nobody_serves_is_not_found(void **state)
 static void an_output_is_written_on_success_only(void **state)
 {
     (void)state;
-    struct waiting waiting;
+    struct moe_waiting waiting;
     open_swarm(4, 1);
     struct moe_expert *expert = moe_expert(&swarm, "ffn.0.0", NULL);
     for (unsigned i = 0; i < ROWS * MOE_HIDDEN; i++) y[i] = 77;
@@ -138,9 +123,9 @@ static void an_output_is_written_on_success_only(void **state)
         expert->forward = cases[i].behaviour;
         expert->fails_with = cases[i].fails_with;
         assert_status(run(&waiting, "ffn.0.0", FORWARD, 3 * HM_S), cases[i].status);
-        assert_true(cases[i].behaviour == MOE_SILENT ? waiting.took == 3 * HM_S
-                                                     : waiting.took < HM_S);
-        assert_non_null(strstr(waiting.line, "ffn.0.0"));
+        assert_true(cases[i].behaviour == MOE_SILENT ? waiting.result.took == 3 * HM_S
+                                                     : waiting.result.took < HM_S);
+        assert_non_null(strstr(waiting.result.line, "ffn.0.0"));
         for (unsigned k = 0; k < ROWS * MOE_HIDDEN; k++) assert_true(y[k] == 77);
     }
     moe_swarm_close(&swarm);
@@ -155,7 +140,7 @@ static void a_call_leaves_its_callers_memory_alone_whenever_it_ends(void **state
     const size_t bytes = 4 * (size_t)FLOATS * sizeof(float);
     unsigned ended_ok = 0, ended_late = 0;
     open_swarm(9, 1);
-    struct waiting waiting;
+    struct moe_waiting waiting;
     struct hm_uid uid;
     assert_ok(hm_uid_parse("ffn.0.0", &uid));
     assert_ok(run(&waiting, "ffn.0.0", FORWARD, 10 * HM_S)); /* connected, and cached */
@@ -172,14 +157,14 @@ static void a_call_leaves_its_callers_memory_alone_whenever_it_ends(void **state
         hm_ns deadline = hm_deadline_after(swarm.loop, (i / 2 + 1) * (i / 2 + 1) * HM_MS / 8);
         if (backward)
             assert_ok(hm_moe_expert_backward(swarm.dispatch, &waiting.op, &uid, &tensor[0],
-                                             &tensor[1], &tensor[2], deadline, ended));
+                                             &tensor[1], &tensor[2], deadline, moe_waiting_ended));
         else
             assert_ok(hm_moe_expert_forward(swarm.dispatch, &waiting.op, &uid, &tensor[0],
-                                            &tensor[3], deadline, ended));
-        moe_wait(&swarm, &waiting.done, 60 * HM_S);
-        assert_true(waiting.status == HM_OK || waiting.status == HM_ERR_TIMED_OUT);
-        ended_ok += waiting.status == HM_OK;
-        ended_late += waiting.status == HM_ERR_TIMED_OUT;
+                                            &tensor[3], deadline, moe_waiting_ended));
+        moe_wait(&swarm, &waiting.result.done, 60 * HM_S);
+        assert_true(waiting.result.status == HM_OK || waiting.result.status == HM_ERR_TIMED_OUT);
+        ended_ok += waiting.result.status == HM_OK;
+        ended_late += waiting.result.status == HM_ERR_TIMED_OUT;
         assert_int_equal(munmap(memory, bytes), 0);
         moe_run(&swarm, HM_S);
     }
@@ -192,7 +177,7 @@ static void who_is_turned_away_reads_how_loaded_the_server_is(void **state)
 {
     (void)state;
     static const enum hm_status statuses[] = {HM_ERR_BUSY, HM_ERR_REFUSED, HM_ERR_SHAPE};
-    struct waiting waiting;
+    struct moe_waiting waiting;
     open_swarm(4, 1);
     struct moe_expert *expert = moe_expert(&swarm, "ffn.0.0", NULL);
     expert->forward = MOE_FAILS;
@@ -200,9 +185,9 @@ static void who_is_turned_away_reads_how_loaded_the_server_is(void **state)
     for (size_t i = 0; i < HM_COUNT_OF(statuses); i++) {
         expert->fails_with = statuses[i];
         assert_status(run(&waiting, "ffn.0.0", FORWARD, 3 * HM_S), statuses[i]);
-        bool told = strstr(waiting.line, ": 345.6 ms of work queued, ask again in 12.0 ms");
+        bool told = strstr(waiting.result.line, ": 345.6 ms of work queued, ask again in 12.0 ms");
         assert_int_equal(told, statuses[i] != HM_ERR_SHAPE);
-        assert_true(told || !strstr(waiting.line, "queued"));
+        assert_true(told || !strstr(waiting.result.line, "queued"));
     }
     moe_swarm_close(&swarm);
 }
@@ -212,23 +197,23 @@ static void a_wrong_shape_is_refused_before_anything_is_sent(void **state)
     (void)state;
     open_swarm(5, 1);
     struct hm_uid uid;
-    struct waiting waiting = {.op.arg = &waiting};
+    struct moe_waiting waiting = {.op.arg = &waiting};
     assert_ok(hm_uid_parse("ffn.0.0", &uid));
     struct hm_tensor tx = hm_matrix_f32(x, ROWS, MOE_HIDDEN),
                      ty = hm_matrix_f32(y, ROWS, MOE_HIDDEN - 1);
     hm_ns deadline = hm_deadline_after(swarm.loop, HM_S);
-    assert_status(
-        hm_moe_expert_forward(swarm.dispatch, &waiting.op, &uid, &tx, &ty, deadline, ended),
-        HM_ERR_SHAPE);
-    assert_status(
-        hm_moe_expert_backward(swarm.dispatch, &waiting.op, &uid, &tx, &ty, &tx, deadline, ended),
-        HM_ERR_SHAPE);
+    assert_status(hm_moe_expert_forward(swarm.dispatch, &waiting.op, &uid, &tx, &ty, deadline,
+                                        moe_waiting_ended),
+                  HM_ERR_SHAPE);
+    assert_status(hm_moe_expert_backward(swarm.dispatch, &waiting.op, &uid, &tx, &ty, &tx, deadline,
+                                         moe_waiting_ended),
+                  HM_ERR_SHAPE);
     tx.shape.dim_count = 0;
-    assert_status(
-        hm_moe_expert_forward(swarm.dispatch, &waiting.op, &uid, &tx, &tx, deadline, ended),
-        HM_ERR_SHAPE);
+    assert_status(hm_moe_expert_forward(swarm.dispatch, &waiting.op, &uid, &tx, &tx, deadline,
+                                        moe_waiting_ended),
+                  HM_ERR_SHAPE);
     moe_run(&swarm, HM_S);
-    assert_false(waiting.done);
+    assert_false(waiting.result.done);
     assert_int_equal(swarm.server[0].calls, 0);
     moe_swarm_close(&swarm);
 }
@@ -236,16 +221,16 @@ static void a_wrong_shape_is_refused_before_anything_is_sent(void **state)
 static void an_expert_that_moved_is_found_again(void **state)
 {
     (void)state;
-    struct waiting waiting;
+    struct moe_waiting waiting;
     open_swarm(6, 3);
     struct moe_server *server;
     (void)moe_expert(&swarm, "ffn.2.2", &server);
     assert_status(run(&waiting, "ffn.2.2", FORWARD, 10 * HM_S), HM_OK);
     moe_server_crash(server);
     assert_int_not_equal(run(&waiting, "ffn.2.2", FORWARD, 10 * HM_S), HM_OK);
-    assert_true(waiting.took < 2 * HM_S); /* its death is noticed, not waited for */
+    assert_true(waiting.result.took < 2 * HM_S); /* its death is noticed, not waited for */
     assert_int_not_equal(run(&waiting, "ffn.2.2", FORWARD, 10 * HM_S), HM_OK);
-    assert_true(waiting.took < HM_S);
+    assert_true(waiting.result.took < HM_S);
     struct moe_server *other = server == &swarm.server[0] ? &swarm.server[1] : &swarm.server[0];
     moe_server_host(other, "ffn.2.2");
     moe_server_declare(other, true, false);
@@ -253,7 +238,7 @@ static void an_expert_that_moved_is_found_again(void **state)
     while (run(&waiting, "ffn.2.2", FORWARD, 10 * HM_S) !=
            HM_OK) { /* as a trainer does, step by step */
         moe_run(&swarm, HM_S);
-        if (hm_loop_now(swarm.loop) - declared > 15 * HM_S) fail_msg("%s", waiting.line);
+        if (hm_loop_now(swarm.loop) - declared > 15 * HM_S) fail_msg("%s", waiting.result.line);
     }
     assert_true(hm_node_id_equal(&waiting.op.server, &other->node.id));
     moe_swarm_close(&swarm);
@@ -262,7 +247,7 @@ static void an_expert_that_moved_is_found_again(void **state)
 static void stages_of_timed_calls_add_up_whatever_the_server_says(void **state)
 {
     (void)state;
-    struct waiting waiting;
+    struct moe_waiting waiting;
     open_swarm(9, 2);
     const struct hm_stages *stages = hm_dispatch_stages(swarm.dispatch);
     hm_dispatch_time(swarm.dispatch, 0);
@@ -276,7 +261,7 @@ static void stages_of_timed_calls_add_up_whatever_the_server_says(void **state)
         assert_int_equal(stages->ns[i].count, 1);
         sum += stages->ns[i].sum;
     }
-    assert_true(waiting.took > HM_US && sum > 0 && sum <= waiting.took);
+    assert_true(waiting.result.took > HM_US && sum > 0 && sum <= waiting.result.took);
     /* This server claims 3 ns, and then more than there can be. */
     assert_int_equal(stages->ns[HM_STAGE_ADMIT].sum, 3);
     assert_int_equal(stages->ns[HM_STAGE_WIRE].sum, 0);
