@@ -268,6 +268,13 @@ def test(lab):
         print('SKIP: memory does not grow: a sanitizer keeps freed memory', flush=True)
     else:
         grown = rss_bytes(server.pid) - rss
+        if grown > RSS_GROWTH_MAX:  # so many at once may be a new peak of the heap; a leak grows again
+            rss = rss_bytes(server.pid)
+            threads, failures = attack_all(address, TIMES, 3)
+            for thread in threads:
+                thread.join(HANDSHAKE_S + 90 * SLOW)
+            settled_fds(server, fds)
+            grown = rss_bytes(server.pid) - rss
         check(
             grown <= RSS_GROWTH_MAX,
             f'its memory has grown by {grown >> 10} KiB, at most {RSS_GROWTH_MAX >> 10}',
