@@ -14,6 +14,7 @@
 #define HM_BASE_MODULE_H
 
 #include "base/buf.h"
+#include "base/linger.h"
 #include "base/log.h"
 #include "base/map.h"
 #include "base/metrics.h"
@@ -58,6 +59,8 @@ enum { HM_MODULE_ABI = 1 }; /* of the two structs at the end */
     X(size_t, hm_reader_left, (const struct hm_reader *a), (a))                                    \
     X(bool, hm_reader_ok, (const struct hm_reader *a), (a))                                        \
     X(bool, hm_reader_ended, (const struct hm_reader *a), (a))                                     \
+    X(bool, hm_linger, (struct hm_linger * a, uint64_t b, uint64_t c, hm_ns d, hm_ns e),           \
+      (a, b, c, d, e))                                                                             \
     X(hm_ns, hm_thread_clock, (void), ())                                                          \
     X(size_t, hm_writer_count, (const struct hm_writer *a), (a))                                   \
     X(bool, hm_writer_ok, (const struct hm_writer *a), (a))

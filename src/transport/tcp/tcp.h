@@ -14,6 +14,7 @@
 #ifndef HM_TRANSPORT_TCP_TCP_H
 #define HM_TRANSPORT_TCP_TCP_H
 
+#include "base/linger.h"
 #include "base/list.h"
 #include "base/loop_uv.h"
 #include "transport/tcp/frame.h"
@@ -164,7 +165,9 @@ struct tcp {
     unsigned ep_count, handshake_count, linger_count;
     struct hm_link turn_eps; /* have something to do in the next turn */
     struct hm_timer turn;
-    struct hm_timer sweep; /* lets go of idle endpoints' TLS buffers; runs while some are not */
+    struct hm_hook hook;
+    struct hm_linger linger; /* before a sleep, where one message at a time goes and comes */
+    struct hm_timer sweep;   /* lets go of idle endpoints' TLS buffers; runs while some are not */
     struct hm_link spare_sends, spare_inbounds, chunks;
     struct hm_watch listener;
     struct hm_timer listen_pause;

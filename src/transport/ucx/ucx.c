@@ -32,13 +32,7 @@ enum {
     IDLE_YIELDS = 200,   /* looks in a row for what does not move, before we sleep */
     ARM_BUSY_MAX = 2000, /* somebody died while he wrote into our queue: do not burn the core */
 };
-/* To go to sleep and be woken takes 25 to 60 us.  Who looks on for as long before he sleeps pays at
- * most twice what the best choice would have cost (Karlin et al. 1991), and with LINGER_MISSES in
- * a row at most one such look in 256 sleeps. */
-#define LINGER_NS (50 * HM_US)
-/* Where many share a processor the time is theirs, and a look costs us a switch, a sleep several
- * system calls of ours and one of the peer's: there it is looks that are counted. */
-enum { LINGER_LOOKS_MIN = 8, LINGER_MISSES = 8 };
+#define LINGER_NS   (50 * HM_US)  /* as long as a sleep and a wake-up take */
 #define STAY_NS     (100 * HM_US) /* in the hook, while others wait for their descriptors */
 #define POLL_NS_MIN (50 * HM_US)
 #define POLL_NS_MAX (5 * HM_MS)
@@ -165,30 +159,10 @@ static void on_poll(struct hm_timer *timer)
     (void)timer; /* the loop is awake: the hook looks */
 }
 
-/* Nothing has moved.  True: a message may well come before a sleep would have been worth it. */
 static bool lingers(struct ucx *ucx)
 {
-    uint64_t sent = ucx->metrics.messages_sent.value;
-    uint64_t received = ucx->metrics.messages_received.value;
-    hm_ns now = hm_loop_now(ucx->loop);
-    bool came = received != ucx->linger_received;
-    if (came || sent != ucx->linger_sent) {
-        if (came && ucx->linger_until) ucx->linger_misses = ucx->linger_skip = 0;
-        ucx->linger_sent = sent;
-        ucx->linger_received = received;
-        ucx->linger_until = 0;
-        if (ucx->linger_skip > 0)
-            ucx->linger_skip--;
-        else
-            ucx->linger_until = now + LINGER_NS;
-        ucx->linger_looks = 0;
-    } else if (ucx->linger_until && now >= ucx->linger_until &&
-               ++ucx->linger_looks >= LINGER_LOOKS_MIN) {
-        ucx->linger_until = 0;
-        if (ucx->linger_misses < LINGER_MISSES) ucx->linger_misses++;
-        ucx->linger_skip = 1U << ucx->linger_misses;
-    }
-    return ucx->linger_until != 0;
+    return hm_linger(&ucx->linger, ucx->metrics.messages_sent.value,
+                     ucx->metrics.messages_received.value, LINGER_NS, hm_loop_now(ucx->loop));
 }
 
 /* Nothing has moved.  May the loop sleep? */

@@ -30,6 +30,7 @@
 #define HM_TRANSPORT_UCX_UCX_H
 
 #include "base/assert.h"
+#include "base/linger.h"
 #include "base/list.h"
 #include "base/log.h"
 #include "transport/transport.h"
@@ -194,8 +195,8 @@ struct ucx {
     bool memory[3];
     bool busy_poll, tcp;
     size_t piece_bytes;
-    bool rendezvous; /* pieces are larger than a segment */
-    bool packs; /* that is there: */
+    bool rendezvous;       /* pieces are larger than a segment */
+    bool packs;            /* that is there: */
     ucp_datatype_t pieces; /* lent.c's */
     /* Of assemble.c. Not conf->buffers: what the user has exhausted must not stop what would free it. */
     struct hm_buf_pool *pool;
@@ -210,14 +211,9 @@ struct ucx {
     unsigned piece_looks; /* in vain for a piece of one, since the last */
     struct hm_watch watch;
     struct hm_hook hook;
-    /* Looking on before a sleep (ucx.c). */
-    uint64_t linger_sent, linger_received; /* messages, when it last looked at their numbers */
-    hm_ns linger_until;                    /* 0: it does not */
-    unsigned linger_looks;                 /* in vain since then */
-    unsigned linger_misses;                /* times in a row that nothing came meanwhile */
-    unsigned linger_skip;                  /* sleeps until it tries again */
-    struct hm_timer poll;                  /* looks again where UCX tells nobody */
-    unsigned idle;                         /* times in a row that nothing moved */
+    struct hm_linger linger; /* looking on before a sleep */
+    struct hm_timer poll;    /* looks again where UCX tells nobody */
+    unsigned idle;           /* times in a row that nothing moved */
     bool closing;
     void (*close_done)(void *arg);
     void *close_arg;
