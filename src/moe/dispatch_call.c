@@ -213,6 +213,7 @@ static enum hm_status pull_init(struct hm_pull *pull, struct hm_server_call *cal
 
 static void pull_fini(struct hm_pull *pull)
 {
+    if (pull->lent) hm_buf_reclaim(pull->buf); /* whoever still refers to it */
     hm_buf_put(pull->buf);
     pull->buf = NULL;
     pull->lent = false;

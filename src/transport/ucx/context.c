@@ -95,7 +95,7 @@ static void environment_leave(struct environment *environment)
     }
 }
 
-/* "ucx 1.13.1 x86_64 8k,8k,-,-": version, architecture, what must agree. */
+/* "ucx 1.13.1 x86_64 hm3": version, architecture, our own way of speaking, and what must agree. */
 static void settings_describe(struct ucx *ucx)
 {
     unsigned major, minor, release;
@@ -108,7 +108,8 @@ static void settings_describe(struct ucx *ucx)
     const char *machine = "other";
 #endif
     size_t room = sizeof ucx->settings;
-    int at = snprintf(ucx->settings, room, "ucx %u.%u.%u %s hm3", major, minor, release, machine);
+    int at = snprintf(ucx->settings, room, "ucx %u.%u.%u %s hm3%s", major, minor, release, machine,
+                      ucx->rendezvous ? " by rendezvous" : "");
     for (size_t i = 0; i < HM_COUNT_OF(settings) && at > 0 && (size_t)at < room; i++) {
         const char *value = settings[i].agreed ? given(settings[i].name) : NULL;
         if (!value || strcmp(value, settings[i].value ? settings[i].value : "") == 0) continue;

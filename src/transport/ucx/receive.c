@@ -206,8 +206,11 @@ static ucs_status_t piece_arrived(struct ucx_ep *ep, const struct ucx_control *h
                                   size_t bytes, bool rendezvous)
 {
     struct ucx_inbound *in = ep->place_in[head->id % UCX_PLACES];
-    if (!in || in->id != head->id || !in->into.base || in->finished || bytes == 0 ||
-        head->value != in->posted || bytes > in->base.bytes - in->posted) {
+    /* How a piece travels is the sender's choice.  By rendezvous it would be UCX that writes, when it
+     * likes, also into lent memory that has been taken back: only where none is lent. */
+    if ((rendezvous && !ep->ucx->rendezvous) || !in || in->id != head->id || !in->into.base ||
+        in->finished || bytes == 0 || head->value != in->posted ||
+        bytes > in->base.bytes - in->posted) {
         hm_ucx_ep_fail(ep, HM_ERR_PEER_PROTOCOL);
         return rendezvous ? UCS_ERR_CANCELED : UCS_OK;
     }

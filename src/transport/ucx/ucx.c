@@ -263,12 +263,12 @@ static void metrics_add(struct ucx *ucx, struct hm_metrics *metrics)
     }
 }
 
-/* Every eager byte that every peer may have in flight to us, with as much again for headers and for
- * rounding: memory is taken as it is used. */
+/* Every eager byte that every peer may have in flight to us, and twice as much for headers and for
+ * rounding (4,097 bytes and 1 KiB of header may get a buffer of 10 KiB): memory is taken as it is used. */
 static size_t pool_bytes_max(const struct ucx *ucx)
 {
     const size_t ceiling = (size_t)1 << 44;
-    size_t each = ucx->receive_bytes_max < ceiling ? 2 * ucx->receive_bytes_max : ceiling;
+    size_t each = ucx->receive_bytes_max < ceiling ? 3 * ucx->receive_bytes_max : ceiling;
     return each > ceiling / ucx->endpoints_max ? ceiling : each * ucx->endpoints_max;
 }
 

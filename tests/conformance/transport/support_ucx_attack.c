@@ -36,6 +36,7 @@ static struct attacker {
     uint64_t token; /* the victim's */
     unsigned kind, sent;
     bool heard, pulled; /* its hello; a PULL of what was announced */
+    bool by_rendezvous; /* so pieces go there */
     hm_ns began;
 } self;
 
@@ -194,6 +195,22 @@ static void attack_empty_piece(void)
     if (self.pulled && self.sent++ == 1) piece(0, 0);
 }
 
+/* By rendezvous, where nobody has agreed to that; else, a piece that is not the next.  Nobody waits
+ * for the end of it: it may have none. */
+static void attack_rendezvous(void)
+{
+    static uint8_t payload[2000];
+    static struct message message;
+    const ucp_request_param_t param = {.op_attr_mask = UCP_OP_ATTR_FIELD_FLAGS,
+                                       .flags = UCP_AM_SEND_FLAG_RNDV};
+    if (self.sent == 0) announce(self.sent++, sizeof payload);
+    if (!self.pulled || self.sent++ > 1) return;
+    message = (struct message){
+        .token = self.token, .type = DATA, .id = 1 << 8, .value = self.by_rendezvous ? 1000 : 0};
+    (void)ucp_am_send_nbx(self.fabric, CONTROL, &message, offsetof(struct message, header), payload,
+                          sizeof payload, &param);
+}
+
 static void part(unsigned type, uint64_t value, size_t header_bytes, size_t bytes)
 {
     struct message message = {.token = self.token, .type = type, .value = value};
@@ -281,6 +298,7 @@ const struct ucx_attack ucx_attacks[] = {
     {"a repeated piece", 0, 1},
     {"a piece before its turn", 0, 1},
     {"an empty piece", 0, 1},
+    {"a piece by rendezvous", 0, 1},
     {"more of nothing", 0, 0},
     {"a second beginning", 0, 0},
     {"a hole in a message", 0, 0},
@@ -294,19 +312,33 @@ const struct ucx_attack ucx_attacks[] = {
 };
 const size_t ucx_attack_count = sizeof ucx_attacks / sizeof *ucx_attacks;
 static void (*const runs[])(void) = {
-    attack_announces,      attack_huge_announce,
-    attack_over_credit,    attack_large_eager,
-    attack_long_header,    attack_type,
-    attack_pull,           attack_done,
-    attack_data,           attack_credit,
-    attack_second_hello,   attack_tokens,
-    attack_bare,           attack_control,
-    attack_repeated_piece, attack_later_piece,
-    attack_empty_piece,    attack_more_of_nothing,
-    attack_begun_twice,    attack_hole,
-    attack_overlap,        attack_too_long,
-    attack_empty_more,     attack_begun_too_large,
-    attack_begun_whole,    attack_begun_long_header,
+    attack_announces,
+    attack_huge_announce,
+    attack_over_credit,
+    attack_large_eager,
+    attack_long_header,
+    attack_type,
+    attack_pull,
+    attack_done,
+    attack_data,
+    attack_credit,
+    attack_second_hello,
+    attack_tokens,
+    attack_bare,
+    attack_control,
+    attack_repeated_piece,
+    attack_later_piece,
+    attack_empty_piece,
+    attack_rendezvous,
+    attack_more_of_nothing,
+    attack_begun_twice,
+    attack_hole,
+    attack_overlap,
+    attack_too_long,
+    attack_empty_more,
+    attack_begun_too_large,
+    attack_begun_whole,
+    attack_begun_long_header,
     attack_never_whole,
 };
 _Static_assert(sizeof runs / sizeof *runs == sizeof ucx_attacks / sizeof *ucx_attacks,
@@ -363,6 +395,7 @@ static void fabric_open(const struct hm_fabric_offer *victim, struct hm_fabric_o
     }
     must(ucp_worker_get_address(self.worker, &address, &bytes) == UCS_OK, "address");
     *ours = *victim;
+    self.by_rendezvous = strstr(victim->settings, "by rendezvous") != NULL;
     ours->token = 4711;
     ours->address_bytes = (uint16_t)(16 + bytes);
     uint64_t sum = hm_hash(address, bytes, 0);
